@@ -1,0 +1,301 @@
+"""The kernels as definitions: array API code a reader can check, the twin that the compiled ones are judged by.
+
+Letters: T tokens, D width, F expert width, E experts, K choices a token, N rows (kept token-expert pairs).
+Rows are sorted by expert; expert e owns rows start[e]:start[e+1].  ``slot[t, j]`` is the row of choice j of token t,
+-1 where that choice was dropped.  Sums over choices run in ascending j: the order, and with it every bit, is part of
+the definition.
+"""
+
+from __future__ import annotations
+
+from pymoe.backend import device, namespace, real
+from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
+from pymoe.kernels.activations import ACTIVATIONS
+
+__all__ = [
+    "act_backward",
+    "act_forward",
+    "adamw",
+    "combine",
+    "combine_dweight",
+    "counting_sort",
+    "gather",
+    "glu_backward",
+    "glu_forward",
+    "grouped_linear",
+    "grouped_linear_dw",
+    "grouped_linear_dx",
+    "nm_mask",
+    "segment_sum",
+    "softmax",
+    "softmax_backward",
+    "topk",
+    "weighted_act_backward",
+    "weighted_glu_backward",
+]
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def topk(s: Array, k: int) -> Array:
+    """idx (T, k) int64: the k largest of each row of s (T, E), descending; ties go to the lowest id; NaN ranks last.
+
+    O(T E log E).  Looks at the real part only.
+
+    >>> import numpy as np
+    >>> topk(np.array([[1.0, 3.0, 3.0, 2.0]]), 3)
+    array([[1, 2, 3]])
+    """
+    xp = namespace(s)
+    checks.choices(int(s.shape[1]), k)
+    order = xp.argsort(-real(s), axis=1, stable=True)
+    return xp.astype(order[:, :k], xp.int64)
+
+
+def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
+    """(order, start) of ids (S,) in [-1, n): stable, -1 (dropped) left out.
+
+    order (N,) int64: positions of ids, sorted by id, ascending within an id.  start (n+1,) int64: id e owns
+    order[start[e]:start[e+1]].  O(S + n) compiled.
+
+    >>> import numpy as np
+    >>> counting_sort(np.array([2, 0, -1, 2, 0]), 3)
+    (array([1, 4, 0, 3]), array([0, 2, 2, 4]))
+    """
+    xp = namespace(ids)
+    checks.index("ids", ids, n, lowest=-1)
+    order = xp.astype(xp.argsort(ids, stable=True), xp.int64)
+    edges = xp.arange(n + 1, dtype=ids.dtype, device=device(ids))
+    bounds = xp.searchsorted(xp.take(ids, order), edges)  # first position with id >= edge; edge 0 skips the dropped
+    dropped = int(bounds[0]) if n >= 0 else 0
+    return order[dropped:], xp.astype(bounds - dropped, xp.int64)
+
+
+def nm_mask(w: Array, n: int, m: int) -> Array:
+    """N:M mask (bool) over the last axis of w (R, C): in each block of m columns keep the n largest |w|.
+
+    Ties keep the lowest column; C must be a multiple of m.  Source: arXiv:2104.08378.
+
+    >>> import numpy as np
+    >>> nm_mask(np.array([[1.0, -3.0, 2.0, 0.5]]), 2, 4)
+    array([[False,  True,  True, False]])
+    """
+    xp = namespace(w)
+    rows, columns = w.shape
+    if not 0 < n <= m or columns % m:
+        raise ConfigError(f"N:M needs 0 < n <= m and a width that is a multiple of m; got {n}:{m} over {columns} columns")
+    blocks = xp.reshape(xp.abs(w), (rows * (columns // m), m))
+    order = xp.argsort(-blocks, axis=1, stable=True)
+    rank = xp.argsort(order, axis=1, stable=True)  # rank of each column within its block
+    return xp.reshape(rank < n, (rows, columns))
+
+
+# --- data movement ---------------------------------------------------------------------------------------------------
+
+
+def gather(x: Array, rows: Array) -> Array:
+    """out[i] = x[rows[i]] for x (T, D), rows (N,) -> (N, D): dispatch, xs = P x.  O(N D)."""
+    xp = namespace(x, rows)
+    checks.index("rows", rows, int(x.shape[0]))
+    return xp.take(x, rows, axis=0)
+
+
+def combine(ys: Array, weight: Array | None, slot: Array) -> Array:
+    """y[t] = Σ_j weight[t, j] ys[slot[t, j]], ascending j, kept slots only; weight None means all 1.
+
+    ys (N, D), weight (T, K), slot (T, K) -> y (T, D).  With weight None it is the backward of ``gather``: dx = Pᵀ dxs.
+    A dropped choice contributes exactly 0 even where ys holds NaN.  O(T K D).
+    """
+    xp = namespace(ys, weight, slot)
+    n, d = ys.shape
+    tokens, k = slot.shape
+    checks.index("slot", slot, n, lowest=-1)
+    if weight is not None:
+        check_shape("weight", weight, (tokens, k))
+    dtype = ys.dtype if weight is None else xp.result_type(ys, weight)
+    y = xp.zeros((tokens, d), dtype=dtype, device=device(ys))
+    if n == 0:
+        return y
+    for j in range(k):
+        column = slot[:, j]
+        kept = column >= 0
+        row = xp.take(ys, xp.where(kept, column, xp.zeros_like(column)), axis=0)
+        if weight is not None:
+            row = weight[:, j][:, None] * row
+        y = y + xp.where(kept[:, None], row, xp.zeros_like(row))
+    return y
+
+
+def combine_dweight(dy: Array, ys: Array, slot: Array) -> Array:
+    """dweight[t, j] = ⟨dy[t], ys[slot[t, j]]⟩, 0 for a dropped choice: the backward of ``combine`` in the weight.
+
+    dy (T, D), ys (N, D), slot (T, K) -> (T, K).  O(T K D).
+    """
+    xp = namespace(dy, ys, slot)
+    checks.index("slot", slot, int(ys.shape[0]), lowest=-1)
+    columns = []
+    for j in range(int(slot.shape[1])):
+        column = slot[:, j]
+        kept = column >= 0
+        if ys.shape[0] == 0:
+            columns.append(xp.zeros((dy.shape[0],), dtype=xp.result_type(dy, ys), device=device(dy)))
+            continue
+        dot = xp.sum(dy * xp.take(ys, xp.where(kept, column, xp.zeros_like(column)), axis=0), axis=1)
+        columns.append(xp.where(kept, dot, xp.zeros_like(dot)))
+    return xp.stack(columns, axis=1)
+
+
+def segment_sum(x: Array, start: Array) -> Array:
+    """out[e] = Σ x[r] over the rows r of group e, ascending; an empty group is exactly 0.
+
+    x (N, D), start (E+1,) -> (E, D).  The gradient of a bias an expert adds to each of its rows.  O(N D).
+    """
+    xp = namespace(x, start)
+    groups = int(start.shape[0]) - 1
+    bounds = checks.starts(start, groups, int(x.shape[0]))
+    zero = xp.zeros((x.shape[1],), dtype=x.dtype, device=device(x))
+    sums = [xp.sum(x[a:b, :], axis=0) if b > a else zero for a, b in zip(bounds, bounds[1:], strict=False)]
+    return xp.stack(sums, axis=0) if sums else xp.zeros((0, x.shape[1]), dtype=x.dtype, device=device(x))
+
+
+# --- grouped matrix products: one BLAS call for each expert that has rows -------------------------------------------
+
+
+def grouped_linear(a: Array, weight: Array, start: Array) -> Array:
+    """out[r] = weight[e] a[r] for the rows r of expert e: a (N, D), weight (E, F, D) -> (N, F).  2 N D F flops."""
+    xp = namespace(a, weight, start)
+    experts, f, d = weight.shape
+    check_shape("a", a, (None, d))
+    bounds = checks.starts(start, experts, int(a.shape[0]))
+    out = xp.empty((a.shape[0], f), dtype=xp.result_type(a, weight), device=device(a))
+    for e in range(experts):
+        lo, hi = bounds[e], bounds[e + 1]
+        if hi > lo:
+            out[lo:hi, :] = a[lo:hi, :] @ weight[e, :, :].T
+    return out
+
+
+def grouped_linear_dx(dout: Array, weight: Array, start: Array) -> Array:
+    """da[r] = weight[e]ᵀ dout[r]: dout (N, F), weight (E, F, D) -> (N, D).  2 N D F flops."""
+    xp = namespace(dout, weight, start)
+    experts, f, d = weight.shape
+    check_shape("dout", dout, (None, f))
+    bounds = checks.starts(start, experts, int(dout.shape[0]))
+    da = xp.empty((dout.shape[0], d), dtype=xp.result_type(dout, weight), device=device(dout))
+    for e in range(experts):
+        lo, hi = bounds[e], bounds[e + 1]
+        if hi > lo:
+            da[lo:hi, :] = dout[lo:hi, :] @ weight[e, :, :]
+    return da
+
+
+def grouped_linear_dw(dout: Array, a: Array, start: Array) -> Array:
+    """dweight[e] = Σ_r dout[r] ⊗ a[r] over the rows of e: dout (N, F), a (N, D) -> (E, F, D); no rows: exactly 0."""
+    xp = namespace(dout, a, start)
+    experts = int(start.shape[0]) - 1
+    check_shape("a", a, (dout.shape[0], None))
+    bounds = checks.starts(start, experts, int(a.shape[0]))
+    dw = xp.empty((experts, dout.shape[1], a.shape[1]), dtype=xp.result_type(dout, a), device=device(a))
+    for e in range(experts):
+        lo, hi = bounds[e], bounds[e + 1]
+        if hi > lo:
+            dw[e, :, :] = dout[lo:hi, :].T @ a[lo:hi, :]
+        else:
+            dw[e, :, :] = 0
+    return dw
+
+
+# --- elementwise, fused where a pass over memory is what costs -------------------------------------------------------
+
+
+def act_forward(x: Array, act: str) -> Array:
+    """act(x), elementwise, x (N, F)."""
+    checks.activation(act)
+    checks.floating("x", x)
+    f, _ = ACTIVATIONS[act]
+    return f(x)
+
+
+def act_backward(dh: Array, x: Array, act: str) -> Array:
+    """dx = dh ⊙ act'(x)."""
+    checks.activation(act)
+    _, df = ACTIVATIONS[act]
+    return dh * df(x)
+
+
+def glu_forward(x: Array, act: str) -> Array:
+    """h = act(g) ⊙ u for x = [g | u]: (N, 2F) -> (N, F)."""
+    checks.activation(act)
+    checks.floating("x", x)
+    f, _ = ACTIVATIONS[act]
+    half = checks.halves("glu_forward", x)
+    return f(x[..., :half]) * x[..., half:]
+
+
+def glu_backward(dh: Array, x: Array, act: str) -> Array:
+    """dx = [dh ⊙ u ⊙ act'(g) | dh ⊙ act(g)]: dh (N, F), x (N, 2F) -> (N, 2F)."""
+    checks.activation(act)
+    xp = namespace(dh, x)
+    f, df = ACTIVATIONS[act]
+    half = checks.halves("glu_backward", x)
+    g, u = x[..., :half], x[..., half:]
+    return xp.concat([dh * u * df(g), dh * f(g)], axis=-1)
+
+
+def weighted_glu_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
+    """The backward of weight[r] · glu(x[r]) in one pass, for an upstream ``dh`` that is not yet weighted.
+
+    dh (N, F), x (N, 2F), weight (N,) -> dx (N, 2F), wh (N, F), dweight (N,), with h = act(g) ⊙ u::
+
+        wh = weight h        dweight = ⟨dh, h⟩        dx = glu_backward(weight dh, x)
+
+    Why unweighted: with dh = W_dᵀ dy, ⟨dh, h⟩ = ⟨dy, W_d h⟩ is the gradient of the combine weight, so the expert's
+    output need not be kept, and wh is what dW_d = Σ dy ⊗ (weight h) needs.
+    """
+    xp = namespace(dh, x, weight)
+    h = glu_forward(x, act)
+    return glu_backward(weight[:, None] * dh, x, act), weight[:, None] * h, xp.sum(dh * h, axis=-1)
+
+
+def weighted_act_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
+    """``weighted_glu_backward`` for an expert without a gate: h = act(x), x (N, F)."""
+    xp = namespace(dh, x, weight)
+    h = act_forward(x, act)
+    return act_backward(weight[:, None] * dh, x, act), weight[:, None] * h, xp.sum(dh * h, axis=-1)
+
+
+def softmax(x: Array) -> Array:
+    """p = e^{x - m} / Σ e^{x - m}, m = max(x), over the last axis of x (R, C); -inf gives exactly 0.
+
+    A row of nothing but -inf (every key masked) is defined as all zeros.
+    """
+    xp = namespace(x)
+    m = xp.max(real(x), axis=-1, keepdims=True)
+    m = xp.where(m == -xp.inf, xp.zeros_like(m), m)
+    e = xp.exp(x - m)
+    total = xp.sum(e, axis=-1, keepdims=True)
+    return e / xp.where(real(total) == 0, xp.ones_like(total), total)
+
+
+def softmax_backward(dp: Array, p: Array) -> Array:
+    """dx = p ⊙ (dp - ⟨p, dp⟩) over the last axis."""
+    xp = namespace(dp, p)
+    return p * (dp - xp.sum(p * dp, axis=-1, keepdims=True))
+
+
+def adamw(
+    p: Array, g: Array, m: Array, v: Array, *, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int
+) -> tuple[Array, Array, Array]:
+    """One AdamW step, new arrays (p, m, v); step counts from 1.  Source: arXiv:1711.05101, algorithm 2::
+
+        m <- β₁ m + (1 - β₁) g         v <- β₂ v + (1 - β₂) g²
+        p <- p - lr (m̂ / (√v̂ + ε) + decay p),   m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
+    """
+    xp = namespace(p, g, m, v)
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * (g * g)
+    a, b = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+    return p - lr * (m * a / (xp.sqrt(v * b) + eps) + decay * p), m, v
