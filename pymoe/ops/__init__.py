@@ -1,1 +1,66 @@
-"""F2: one module an op, each with its formulas in both directions, ``Cache``, ``forward`` and ``backward``."""
+"""F2: one module an op, each with its formulas in both directions, ``Cache``, ``forward`` and ``backward``.
+
+    y, cache = op.forward(x, ..., static=...)
+    dx, {"weight": dweight, ...} = op.backward(dy, cache)
+
+>>> import numpy as np
+>>> from pymoe.ops import linear
+>>> y, cache = linear.forward(np.ones((1, 2)), np.array([[3.0, 4.0]]))
+>>> dx, dp = linear.backward(np.ones_like(y), cache)
+>>> y, dx, dp["weight"]
+(array([[7.]]), array([[3., 4.]]), array([[1., 1.]]))
+"""
+
+from pymoe.ops import (
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    geglu,
+    geglu_tanh,
+    gelu,
+    gelu_tanh,
+    layer_norm,
+    linear,
+    log_softmax,
+    logsumexp,
+    mean_pool,
+    reglu,
+    relu,
+    relu_squared,
+    rms_norm,
+    rope,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    swiglu,
+    tanh,
+)
+
+__all__ = [
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "geglu",
+    "geglu_tanh",
+    "gelu",
+    "gelu_tanh",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "logsumexp",
+    "mean_pool",
+    "reglu",
+    "relu",
+    "relu_squared",
+    "rms_norm",
+    "rope",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "swiglu",
+    "tanh",
+]

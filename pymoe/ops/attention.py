@@ -1,0 +1,110 @@
+r"""Scaled dot-product attention with grouped queries, padding mask and causal order.
+
+B batch, H query heads, G key/value heads, Sq queries, Sk keys, d width of a head.  Query head h reads the key head
+h // (H/G); the H/G query heads of a group lie side by side, so a reshape of q to (B, G, H/G·Sq, d) makes each group one
+matrix product and k, v are never repeated.
+
+Forward, with A the keys a query may see (mask[b, j], and j <= i + Sk - Sq if causal)::
+
+    s = scale q kᵀ, -∞ outside A            p = softmax(s)            o = p v
+
+Backward::
+
+    dv = pᵀ do           dp = do vᵀ           ds = p ⊙ (dp - ⟨p, dp⟩)
+    dq = scale ds k      dk = scale dsᵀ q
+
+A query that may see no key has p = 0: output 0, gradient 0.  The offset Sk - Sq lets new queries follow Sk - Sq cached
+keys.  Source: Vaswani et al., arXiv:1706.03762, eq. 1; grouped queries Ainslie et al., arXiv:2305.13245.  Cost:
+4 B H Sq Sk d flops forward, 8 backward; p (B, H, Sq, Sk) is kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pymoe import kernels
+from pymoe.backend import device, namespace
+from pymoe.backend.errors import DtypeError, ShapeError, check_shape
+from pymoe.backend.namespace import Array, Namespace
+from pymoe.ops._rows import rows
+
+
+class Cache(NamedTuple):
+    q: Array  # (B, H, Sq, d)
+    k: Array  # (B, G, Sk, d)
+    v: Array  # (B, G, Sk, dv)
+    p: Array  # (B, G, H/G·Sq, Sk) attention probabilities
+    scale: float
+
+
+def forward(
+    q: Array, k: Array, v: Array, mask: Array | None = None, *, causal: bool = False, scale: float | None = None
+) -> tuple[Array, Cache]:
+    """o = softmax(scale q kᵀ) v: q (B, H, Sq, d), k (B, G, Sk, d), v (B, G, Sk, dv) -> o (B, H, Sq, dv).
+
+    mask (B, Sk) bool, True for a real key; ``scale`` is d^{-1/2} unless given; H must be a multiple of G (ShapeError).
+
+    >>> import numpy as np
+    >>> q, k, v = np.zeros((1, 2, 2, 3)), np.ones((1, 1, 2, 3)), np.array([[[[2.0], [4.0]]]])
+    >>> forward(q, k, v, causal=True)[0][0, 0]  # the first query sees one key, the second sees both
+    array([[2.],
+           [3.]])
+    """
+    xp = namespace(q, k, v, mask)
+    scale = _checked_scale(xp, q, k, v, mask, scale)
+    b, h, queries, d = q.shape
+    g, keys = k.shape[1], k.shape[2]
+    q_grouped = xp.reshape(q, (b, g, h // g * queries, d))
+    s = (q_grouped * scale) @ xp.matrix_transpose(k)  # (B, G, H/G·Sq, Sk)
+    visible = _visible(xp, b, queries, keys, mask, causal, q)
+    if visible is not None:
+        by_query = xp.reshape(s, (b, g, h // g, queries, keys))
+        s = xp.where(visible, by_query, xp.asarray(-xp.inf, dtype=s.dtype, device=device(s)))
+    p = xp.reshape(kernels.of(s).softmax(rows(s)) if keys else s, (b, g, h // g * queries, keys))
+    return xp.reshape(p @ v, (b, h, queries, v.shape[3])), Cache(q, k, v, p, scale)
+
+
+def backward(do: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """do (B, H, Sq, dv) -> dq (B, H, Sq, d), {"k": (B, G, Sk, d), "v": (B, G, Sk, dv)}.
+
+    >>> import numpy as np
+    >>> _, cache = forward(np.ones((1, 1, 1, 1)), np.array([[[[0.0], [0.0]]]]), np.array([[[[1.0], [3.0]]]]))
+    >>> dq, dp = backward(np.ones((1, 1, 1, 1)), cache)
+    >>> dp["k"][0, 0, :, 0], dp["v"][0, 0, :, 0]
+    (array([-0.5,  0.5]), array([0.5, 0.5]))
+    """
+    q, k, v, p, scale = cache
+    xp = namespace(do, q, k, v)
+    grouped = p.shape[:3]
+    q_grouped, do = xp.reshape(q, (*grouped, q.shape[3])), xp.reshape(do, (*grouped, v.shape[3]))
+    dv = xp.matrix_transpose(p) @ do
+    dp = do @ xp.matrix_transpose(v)
+    ds = xp.reshape(kernels.of(p).softmax_backward(rows(dp), rows(p)), p.shape)  # p ⊙ (dp - ⟨p, dp⟩)
+    dq = xp.reshape((ds @ k) * scale, q.shape)
+    return dq, {"k": (xp.matrix_transpose(ds) @ q_grouped) * scale, "v": dv}
+
+
+def _visible(xp: Namespace, b: int, queries: int, keys: int, mask: Array | None, causal: bool, like: Array) -> Array | None:
+    """Which key each query may see, broadcastable to (B, G, H/G, Sq, Sk); None if all may see all."""
+    visible = None if mask is None else xp.reshape(mask, (b, 1, 1, 1, keys))
+    if causal and queries > 1:  # a single query is the last one and sees every key
+        last = xp.arange(queries, device=device(like)) + (keys - queries)  # of query i: key i + Sk - Sq
+        past = xp.arange(keys, device=device(like))[None, :] <= last[:, None]
+        visible = past if visible is None else xp.logical_and(visible, past)
+    return visible
+
+
+def _checked_scale(xp: Namespace, q: Array, k: Array, v: Array, mask: Array | None, scale: float | None) -> float:
+    """Raise for shapes that do not fit; the scale to use."""
+    check_shape("q", q, (None, None, None, None))
+    b, h, _, d = q.shape
+    check_shape("k", k, (b, None, None, d))
+    g, keys = k.shape[1], k.shape[2]
+    check_shape("v", v, (b, g, keys, None))
+    if g == 0 or h % g:
+        raise ShapeError(f"the {h} query heads must be a multiple of the {g} key heads: each key head serves H/G of them")
+    if mask is not None:
+        check_shape("mask", mask, (b, keys))
+        if not xp.isdtype(mask.dtype, "bool"):
+            raise DtypeError(f"mask must be bool, True for a real key, got {mask.dtype}: write e.g. mask != 0")
+    return float(d) ** -0.5 if scale is None else scale

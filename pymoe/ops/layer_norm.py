@@ -1,0 +1,67 @@
+r"""Layer normalisation of the last axis.
+
+Forward::
+
+    μ = mean(x)       r = (mean((x - μ)²) + ε)^{-1/2}       n = (x - μ) r       y = n ⊙ w + b
+
+Backward, with dn = dy ⊙ w::
+
+    dx = r (dn - mean(dn) - n mean(dn ⊙ n))
+    dw = Σ_n dy ⊙ n            db = Σ_n dy                  (sums over all leading axes)
+
+Source: Ba, Kiros, Hinton, *Layer Normalization*, arXiv:1607.06450, eq. 3; the variance is the biased one.  Cost: three
+passes over memory forward; μ and r are kept, n is computed again (a difference and a product).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pymoe.backend import accumulator, namespace
+from pymoe.backend.errors import check_shape
+from pymoe.backend.namespace import Array
+from pymoe.ops._rows import column_sum, rows
+
+
+class Cache(NamedTuple):
+    x: Array  # (..., D)
+    weight: Array  # (D,)
+    mu: Array  # (..., 1) mean
+    r: Array  # (..., 1) 1 / standard deviation
+
+
+def forward(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> tuple[Array, Cache]:
+    """y = (x - μ) / √(σ² + ε) ⊙ w + b: x (..., D), weight (D,), bias (D,) -> y (..., D).
+
+    >>> import numpy as np
+    >>> forward(np.array([[1.0, 5.0]]), np.array([1.0, 2.0]), np.array([0.0, 0.5]), eps=0.0)[0]
+    array([[-1. ,  2.5]])
+    """
+    xp = namespace(x, weight, bias)
+    width = x.shape[-1]
+    check_shape("weight", weight, (width,))
+    check_shape("bias", bias, (width,))
+    mu = xp.astype(xp.sum(x, axis=-1, keepdims=True, dtype=accumulator(x)) / width, x.dtype, copy=False)
+    centred = x - mu
+    variance = xp.sum(centred * centred, axis=-1, keepdims=True, dtype=accumulator(x)) / width
+    r = xp.astype(1 / xp.sqrt(variance + eps), x.dtype, copy=False)
+    return centred * r * weight + bias, Cache(x, weight, mu, r)
+
+
+def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """dy (..., D) -> dx (..., D), {"weight": (D,), "bias": (D,)}.
+
+    >>> import numpy as np
+    >>> _, cache = forward(np.array([[1.0, 2.0, 6.0]]), np.ones(3), np.zeros(3))
+    >>> dx, dp = backward(np.array([[1.0, 0.0, 0.0]]), cache)
+    >>> dx.round(4), dp["weight"].round(4), dp["bias"]
+    (array([[ 0.1323, -0.1653,  0.0331]]), array([-0.9258,  0.    ,  0.    ]), array([1., 0., 0.]))
+    """
+    x, weight, mu, r = cache
+    xp = namespace(dy, x, weight)
+    width = x.shape[-1]
+    n = (x - mu) * r
+    dn = dy * weight
+    mean = xp.sum(dn, axis=-1, keepdims=True) / width  # mean(dn)
+    projection = xp.sum(dn * n, axis=-1, keepdims=True) / width  # mean(dn ⊙ n)
+    return r * (dn - mean - n * projection), {"weight": column_sum(rows(dy * n)), "bias": column_sum(rows(dy))}

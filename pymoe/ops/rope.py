@@ -1,0 +1,76 @@
+r"""Rotary position embedding: pairs of channels turn by an angle that grows with the position.
+
+Forward, with x = [a | b] the halves of a head (the convention of Llama checkpoints: channel i is paired with i + d/2)::
+
+    θ_i = base^{-2i/d}        c = cos(position θ)        s = sin(position θ)
+    y = [a c - b s | b c + a s]
+
+Backward, the rotation by the opposite angle, with dy = [da' | db']::
+
+    dx = [da' c + db' s | db' c - da' s]
+
+Source: Su et al., *RoFormer*, arXiv:2104.09864, eq. 15 and 34 (there with neighbours as pairs: the same up to an order of
+channels).  Cost: O(B H S d), S d/2 cosines and sines a call, in double precision and then rounded, kept for backward.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from pymoe.backend import device, namespace, real
+from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
+from pymoe.backend.namespace import Array
+
+
+class Cache(NamedTuple):
+    cos: Array  # (S, d/2) or (B, 1, S, d/2), real
+    sin: Array  # the same
+
+
+def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array, Cache]:
+    """x (B, H, S, d), d even, turned by positions (S,) or (B, S), integers -> y (B, H, S, d).
+
+    >>> import numpy as np
+    >>> forward(np.ones((1, 1, 2, 2)), np.array([0, 1]))[0].round(4)
+    array([[[[ 1.    ,  1.    ],
+             [-0.3012,  1.3818]]]])
+    """
+    xp = namespace(x, positions)
+    if x.ndim != 4 or x.shape[-1] % 2:
+        raise ShapeError(f"x must be (B, H, S, d) with an even d, got {tuple(x.shape)}")
+    if tuple(positions.shape) not in ((x.shape[2],), (x.shape[0], x.shape[2])):
+        raise ShapeError(
+            f"positions must be (S,) or (B, S) = {(x.shape[2],)} or {(x.shape[0], x.shape[2])}, got {tuple(positions.shape)}"
+        )
+    if not xp.isdtype(positions.dtype, "integral"):
+        raise DtypeError(f"positions must be integers, got {positions.dtype}")
+    if not base > 0:
+        raise ConfigError(f"base, the number whose powers are the wave lengths, must be positive, got {base}")
+    d = x.shape[-1]
+    exponent = xp.arange(d // 2, dtype=xp.float64, device=device(x)) * (-2 * math.log(base) / max(d, 1))
+    angle = xp.astype(positions, xp.float64)[..., None] * xp.exp(exponent)  # (S, d/2) or (B, S, d/2)
+    if angle.ndim == 3:
+        angle = xp.expand_dims(angle, axis=1)  # (B, 1, S, d/2): the same for every head
+    dtype = real(x).dtype
+    cos, sin = xp.astype(xp.cos(angle), dtype, copy=False), xp.astype(xp.sin(angle), dtype, copy=False)
+    return _turn(x, cos, sin), Cache(cos, sin)
+
+
+def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """dy (B, H, S, d) -> dx (B, H, S, d); positions are integers, so no parameters.
+
+    >>> import numpy as np
+    >>> _, cache = forward(np.ones((1, 1, 1, 2)), np.array([1]))
+    >>> backward(np.array([[[[1.0, 0.0]]]]), cache)[0].round(4)
+    array([[[[ 0.5403, -0.8415]]]])
+    """
+    cos, sin = cache
+    return _turn(dy, cos, -sin), {}  # by the opposite angle
+
+
+def _turn(x: Array, cos: Array, sin: Array) -> Array:
+    """[a c - b s | b c + a s] for x = [a | b]."""
+    half = x.shape[-1] // 2
+    a, b = x[:, :, :, :half], x[:, :, :, half:]
+    return namespace(x).concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
