@@ -84,7 +84,9 @@ def backward(do: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     return dq, {"k": (xp.matrix_transpose(ds) @ q_grouped) * scale, "v": dv}
 
 
-def _visible(xp: Namespace, b: int, queries: int, keys: int, mask: Array | None, causal: bool, like: Array) -> Array | None:
+def _visible(
+    xp: Namespace, b: int, queries: int, keys: int, mask: Array | None, causal: bool, like: Array
+) -> Array | None:
     """Which key each query may see, broadcastable to (B, G, H/G, Sq, Sk); None if all may see all."""
     visible = None if mask is None else xp.reshape(mask, (b, 1, 1, 1, keys))
     if causal and queries > 1:  # a single query is the last one and sees every key
@@ -102,7 +104,7 @@ def _checked_scale(xp: Namespace, q: Array, k: Array, v: Array, mask: Array | No
     g, keys = k.shape[1], k.shape[2]
     check_shape("v", v, (b, g, keys, None))
     if g == 0 or h % g:
-        raise ShapeError(f"the {h} query heads must be a multiple of the {g} key heads: each key head serves H/G of them")
+        raise ShapeError(f"{h} query heads must be a multiple of {g} key heads: each key head serves H/G of them")
     if mask is not None:
         check_shape("mask", mask, (b, keys))
         if not xp.isdtype(mask.dtype, "bool"):

@@ -30,7 +30,7 @@ class Cache(NamedTuple):
     total: Array  # (N, 1) Σ e, in the accumulator's dtype
     target: Array  # (N, 1) int64, 0 where ignored
     kept: Array  # (N, 1) bool
-    count: int  # M, the kept rows
+    n_kept: int  # M
     label_smoothing: float  # α
     shape: tuple[int, ...]  # of the logits
 
@@ -70,9 +70,9 @@ def forward(
     if label_smoothing:
         mean = xp.sum(z, axis=-1, keepdims=True, dtype=wide) / v
         nll = (1 - label_smoothing) * nll + label_smoothing * (xp.log(total) + (m - mean))
-    count = int(xp.sum(xp.astype(kept, xp.int64)))
-    loss = xp.sum(xp.where(kept, nll, xp.zeros_like(nll))) / max(count, 1)
-    return loss, Cache(e, total, target, kept, count, label_smoothing, tuple(logits.shape))
+    n_kept = int(xp.sum(xp.astype(kept, xp.int64)))
+    loss = xp.sum(xp.where(kept, nll, xp.zeros_like(nll))) / max(n_kept, 1)
+    return loss, Cache(e, total, target, kept, n_kept, label_smoothing, tuple(logits.shape))
 
 
 def backward(dloss: Array | float, cache: Cache) -> tuple[Array, dict[str, Array]]:
@@ -84,15 +84,15 @@ def backward(dloss: Array | float, cache: Cache) -> tuple[Array, dict[str, Array
     array([[ 0.5, -0.5],
            [ 0. ,  0. ]])
     """
-    e, total, target, kept, count, label_smoothing, shape = cache
+    e, total, target, kept, n_kept, label_smoothing, shape = cache
     xp = namespace(e)
     n, v = e.shape
-    each = dloss / max(count, 1)
+    each = dloss / max(n_kept, 1)
     dz = e * xp.astype(each / total, e.dtype, copy=False)  # dloss / M p
     if label_smoothing:
         dz = dz - xp.astype(xp.full_like(total, label_smoothing / v) * each, e.dtype, copy=False)
     at_target = xp.arange(v, device=device(e))[None, :] == target
     dz = xp.where(at_target, dz - xp.astype(xp.full_like(total, 1 - label_smoothing) * each, e.dtype, copy=False), dz)
-    if count < n:
+    if n_kept < n:
         dz = xp.where(kept, dz, xp.zeros_like(dz))  # also where an ignored row holds NaN
     return xp.reshape(dz, shape), {}

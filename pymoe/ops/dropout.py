@@ -36,7 +36,7 @@ def forward(x: Array, mask: Array, *, rate: float) -> tuple[Array, Cache]:
     xp = namespace(x, mask)
     check_shape("mask", mask, tuple(x.shape))
     if not xp.isdtype(mask.dtype, "bool"):
-        raise DtypeError(f"mask must be bool, True where x is kept, got {mask.dtype}: write e.g. rng.random(x.shape) >= rate")
+        raise DtypeError(f"mask must be bool, True where x is kept, got {mask.dtype}: e.g. rng.random(x.shape) >= rate")
     if not 0 <= rate < 1:
         raise ConfigError(f"rate, the probability of dropping an entry, must lie in [0, 1), got {rate}")
     return _scaled(x, mask, rate), Cache(mask, rate)

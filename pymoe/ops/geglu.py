@@ -10,9 +10,9 @@ Backward::
     du = dh ⊙ gelu(g)
     dx = [dg | du]
 
-Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6 (both halves come from one matrix,
-gate first, as in ``swiglu``).  Cost: one erf (and backward one exponential) a hidden unit, one pass over memory in each direction (kernels ``glu_forward`` and
-``glu_backward``; x is kept).
+Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6
+(both halves come from one matrix, gate first, as in ``swiglu``).  Cost: one erf a hidden unit, backward an exponential
+more, one pass over memory in each direction (kernels ``glu_forward`` and ``glu_backward``; x is kept).
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ Backward::
     du = dh ⊙ gelu_tanh(g)
     dx = [dg | du]
 
-Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6
-with the approximation of arXiv:1606.08415, section 2; c = √(2/π), a = 0.044715 (both halves come from one matrix,
-gate first, as in ``swiglu``).  Cost: one tanh a hidden unit, one pass over memory in each direction (kernels ``glu_forward`` and
-``glu_backward``; x is kept).
+Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6, with the approximation of
+arXiv:1606.08415, section 2, where c = √(2/π) and a = 0.044715
+(both halves come from one matrix, gate first, as in ``swiglu``).  Cost: one tanh a hidden unit,
+one pass over memory in each direction (kernels ``glu_forward`` and ``glu_backward``; x is kept).
 """
 
 from __future__ import annotations

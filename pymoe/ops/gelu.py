@@ -8,7 +8,8 @@ Backward::
 
     dx = dy ⊙ (Φ(x) + x φ(x))                    φ(x) = e^{-x²/2} / √(2π)
 
-Source: Hendrycks and Gimpel, *Gaussian Error Linear Units*, arXiv:1606.08415, eq. 1.  Cost: one erf an element forward, erf and exp backward; x is kept.
+Source: Hendrycks and Gimpel, *Gaussian Error Linear Units*, arXiv:1606.08415, section 2.
+Cost: one erf an element forward, erf and exp backward; x is kept.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.0852])
     """
     (x,) = cache
-    dx = kernels.of(x).act_backward(rows(dy), rows(x), "gelu")  # dx = dy ⊙ (Φ(x) + x φ(x))
+    dx = kernels.of(x).act_backward(rows(dy), rows(x), "gelu")
     return namespace(dy, x).reshape(dx, x.shape), {}

@@ -8,7 +8,8 @@ Backward::
 
     dx = dy ⊙ ((1 + t)/2 + x (1 - t²) c (1 + 3 a x²) / 2)
 
-Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2, eq. 2.  Cost: one tanh an element each way; x is kept.
+Source: Hendrycks and Gimpel, arXiv:1606.08415, section 2.
+Cost: one tanh an element each way; x is kept.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.0861])
     """
     (x,) = cache
-    dx = kernels.of(x).act_backward(rows(dy), rows(x), "gelu_tanh")  # dx = dy ⊙ ((1 + t)/2 + x (1 - t²) c (1 + 3 a x²) / 2)
+    dx = kernels.of(x).act_backward(rows(dy), rows(x), "gelu_tanh")
     return namespace(dy, x).reshape(dx, x.shape), {}

@@ -55,7 +55,7 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     >>> _, cache = forward(np.array([[1.0, 2.0, 6.0]]), np.ones(3), np.zeros(3))
     >>> dx, dp = backward(np.array([[1.0, 0.0, 0.0]]), cache)
     >>> dx.round(4), dp["weight"].round(4), dp["bias"]
-    (array([[ 0.1323, -0.1653,  0.0331]]), array([-0.9258,  0.    ,  0.    ]), array([1., 0., 0.]))
+    (array([[ 0.1763, -0.2204,  0.0441]]), array([-0.9258,  0.    ,  0.    ]), array([1., 0., 0.]))
     """
     x, weight, mu, r = cache
     xp = namespace(dy, x, weight)

@@ -39,7 +39,7 @@ def forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, 
     check_shape("weight", weight, (None, None))
     out, width = weight.shape
     if x.ndim == 0 or x.shape[-1] != width:
-        raise ShapeError(f"x must have a last axis of {width}, the columns of weight {(out, width)}, got {tuple(x.shape)}")
+        raise ShapeError(f"x must have {width} columns, as weight {(out, width)} has, got {tuple(x.shape)}")
     y = rows(x) @ weight.T  # (N, out)
     if bias is not None:
         check_shape("bias", bias, (out,))

@@ -9,8 +9,8 @@ Backward, with p = e^y::
     dx = dy - p Σ dy
 
 In this order of subtraction p = e^y is exact to rounding even where |x| is large.  An entry of -inf has y = -inf and
-p = 0; a row of nothing but -inf stays -inf.  Source: textbook; e.g. Blanchard, Higham, Higham, *Accurately computing
-the log-sum-exp and softmax functions*, arXiv:1909.03469, eq. 1.5.  Cost: one exponential an element each way; y is kept.
+p = 0; a row of nothing but -inf stays -inf.  Source: Blanchard, Higham, Higham, *Accurately computing the
+log-sum-exp and softmax functions*, arXiv:1909.03469.  Cost: one exponential an element each way; y is kept.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def forward(x: Array) -> tuple[Array, Cache]:
     """y = log softmax(x): x (..., C) -> y (..., C).
 
     >>> import numpy as np
-    >>> forward(np.array([1000.0, 1000.0, 0.0]))[0].round(4)
-    array([   -0.6931,    -0.6931, -1000.6931])
+    >>> forward(np.array([1000.0, 1000.0, 995.0]))[0].round(4)
+    array([-0.6965, -0.6965, -5.6965])
     """
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)

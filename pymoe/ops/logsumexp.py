@@ -8,7 +8,7 @@ Backward, with p = softmax(x)::
 
     dx = dy p
 
-A row of nothing but -inf gives -inf and gradient zero.  Source: Blanchard, Higham, Higham, arXiv:1909.03469, eq. 1.4.
+A row of nothing but -inf gives -inf and gradient zero.  Source: Blanchard, Higham, Higham, arXiv:1909.03469.
 Cost: one exponential an element; p is kept, x is not.
 """
 

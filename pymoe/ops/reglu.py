@@ -10,9 +10,9 @@ Backward::
     du = dh ⊙ relu(g)
     dx = [dg | du]
 
-Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6 (both halves come from one matrix,
-gate first, as in ``swiglu``).  Cost: one comparison a hidden unit, one pass over memory in each direction (kernels ``glu_forward`` and
-``glu_backward``; x is kept).
+Source: Shazeer, *GLU Variants Improve Transformer*, arXiv:2002.05202, eq. 6
+(both halves come from one matrix, gate first, as in ``swiglu``).  Cost: one comparison a hidden unit,
+one pass over memory in each direction (kernels ``glu_forward`` and ``glu_backward``; x is kept).
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Backward::
 
     dx = dy ⊙ 1[x > 0]
 
-Source: Nair and Hinton, ICML 2010; Glorot, Bordes, Bengio, AISTATS 2011.  Cost: one comparison an element; x is kept.
+Source: Nair and Hinton, ICML 2010; Glorot, Bordes, Bengio, AISTATS 2011.
+Cost: one comparison an element; x is kept.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.])
     """
     (x,) = cache
-    dx = kernels.of(x).act_backward(rows(dy), rows(x), "relu")  # dx = dy ⊙ 1[x > 0]
+    dx = kernels.of(x).act_backward(rows(dy), rows(x), "relu")
     return namespace(dy, x).reshape(dx, x.shape), {}

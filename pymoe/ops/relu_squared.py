@@ -8,7 +8,8 @@ Backward::
 
     dx = 2 dy ⊙ max(x, 0)
 
-Source: So et al., *Primer*, arXiv:2109.08668, section 4.  Cost: one comparison and a product an element; x is kept.
+Source: So et al., *Primer*, arXiv:2109.08668.
+Cost: one comparison and a product an element; x is kept.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([4.])
     """
     (x,) = cache
-    dx = kernels.of(x).act_backward(rows(dy), rows(x), "relu_squared")  # dx = 2 dy ⊙ max(x, 0)
+    dx = kernels.of(x).act_backward(rows(dy), rows(x), "relu_squared")
     return namespace(dy, x).reshape(dx, x.shape), {}

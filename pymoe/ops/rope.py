@@ -9,8 +9,8 @@ Backward, the rotation by the opposite angle, with dy = [da' | db']::
 
     dx = [da' c + db' s | db' c - da' s]
 
-Source: Su et al., *RoFormer*, arXiv:2104.09864, eq. 15 and 34 (there with neighbours as pairs: the same up to an order of
-channels).  Cost: O(B H S d), S d/2 cosines and sines a call, in double precision and then rounded, kept for backward.
+Source: Su et al., *RoFormer*, arXiv:2104.09864, eq. 15 and 34 (there with neighbours as pairs: the same up to the order
+of the channels).  Cost: O(B H S d), S d/2 cosines and sines a call, in double precision and then rounded, kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array
         raise ShapeError(f"x must be (B, H, S, d) with an even d, got {tuple(x.shape)}")
     if tuple(positions.shape) not in ((x.shape[2],), (x.shape[0], x.shape[2])):
         raise ShapeError(
-            f"positions must be (S,) or (B, S) = {(x.shape[2],)} or {(x.shape[0], x.shape[2])}, got {tuple(positions.shape)}"
+            f"positions must be (S,) = {(x.shape[2],)} or (B, S) = {(x.shape[0], x.shape[2])}, "
+            f"got {tuple(positions.shape)}"
         )
     if not xp.isdtype(positions.dtype, "integral"):
         raise DtypeError(f"positions must be integers, got {positions.dtype}")

@@ -8,7 +8,8 @@ Backward::
 
     dx = dy ⊙ σ(x) (1 + x (1 - σ(x)))
 
-Source: Hendrycks and Gimpel, arXiv:1606.08415, section 4; Swish, arXiv:1710.05941.  Cost: one exponential an element each way; x is kept.
+Source: Hendrycks and Gimpel, arXiv:1606.08415; Ramachandran et al., arXiv:1710.05941.
+Cost: one exponential an element each way; x is kept.
 """
 
 from __future__ import annotations
@@ -44,5 +45,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.0908])
     """
     (x,) = cache
-    dx = kernels.of(x).act_backward(rows(dy), rows(x), "silu")  # dx = dy ⊙ σ(x) (1 + x (1 - σ(x)))
+    dx = kernels.of(x).act_backward(rows(dy), rows(x), "silu")
     return namespace(dy, x).reshape(dx, x.shape), {}

@@ -34,7 +34,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
 
     >>> import numpy as np
     >>> forward(np.array([[0.0, 2.0, 3.0, 5.0]]))[0].round(4)
-    array([[0.    , 8.808 ]])
+    array([[0.   , 8.808]])
     """
     return kernels.of(x).glu_forward(x, "silu"), Cache(x)  # h = silu(g) ⊙ u
 
