@@ -21,6 +21,7 @@ __all__ = [
     "combine",
     "combine_dweight",
     "counting_sort",
+    "expand",
     "gather",
     "glu_backward",
     "glu_forward",
@@ -159,6 +160,21 @@ def segment_sum(x: Array, start: Array) -> Array:
     zero = xp.zeros((x.shape[1],), dtype=x.dtype, device=device(x))
     sums = [xp.sum(x[a:b, :], axis=0) if b > a else zero for a, b in zip(bounds, bounds[1:], strict=False)]
     return xp.stack(sums, axis=0) if sums else xp.zeros((0, x.shape[1]), dtype=x.dtype, device=device(x))
+
+
+def expand(v: Array, idx: Array, n: int) -> Array:
+    """out[t, idx[t, j]] = v[t, j], 0 elsewhere: v (T, K), idx (T, K) distinct in each row -> (T, n).
+
+    The backward of ``take_along_axis(s, idx, axis=1)``: gradients of chosen scores go back to their columns.  O(T n).
+    """
+    xp = namespace(v, idx)
+    check_shape("idx", idx, tuple(v.shape))
+    checks.index("idx", idx, n)
+    columns = xp.arange(n, dtype=idx.dtype, device=device(idx))[None, :]
+    out = xp.zeros((v.shape[0], n), dtype=v.dtype, device=device(v))
+    for j in range(int(v.shape[1])):
+        out = xp.where(columns == idx[:, j][:, None], v[:, j][:, None], out)
+    return out
 
 
 # --- grouped matrix products: one BLAS call for each expert that has rows -------------------------------------------

@@ -1,0 +1,193 @@
+"""The settings of one MoE layer as frozen values, checked when they are made.
+
+A router is score -> select -> weigh.  Each of the three is a name (of the tables in ``score``, ``select``) or a module
+of the caller's with the same functions, so that a new rule is a file of its own and never an edit here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pymoe.backend.errors import ConfigError
+from pymoe.kernels.activations import ACTIVATIONS
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def _positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """How many tokens an expert takes, and which are dropped when more want it.
+
+    C = max(minimum, min(T, r(factor · K · T / E))), r = floor or ceil; T counts real tokens only.
+
+    ============= =====================================================================================================
+    order         who comes first in the queue of an expert
+    ============= =====================================================================================================
+    token         token by token, a token's choices in their rank order (Switch, k = 1)
+    choice        all first choices, then all second choices, ... (GShard, arXiv:2006.16668)
+    score         as ``choice``, tokens in descending order of their best score (V-MoE's BPR, arXiv:2106.05974)
+    probability   by descending score within the expert (DeepSpeed ``probs``, Megatron)
+    ============= =====================================================================================================
+
+    renorm: are the weights normalised ``before`` the drop (mesh) or ``after`` it (fairscale, DeepSpeed: the survivor of
+    a half-dropped token gets weight 1)?  Whether later choices queue behind the *kept* or behind *all* earlier ones
+    makes no difference to who is kept: min(n, C) and n leave the same C - n places, or none.
+    """
+
+    factor: float = 1.25
+    minimum: int = 0
+    rounding: str = "floor"
+    order: str = "token"
+    renorm: str = "before"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor >= 0):
+            raise ConfigError(f"capacity factor must be finite and not negative, got {self.factor!r}")
+        if self.minimum < 0:
+            raise ConfigError(f"capacity minimum must not be negative, got {self.minimum!r}")
+        _one_of("capacity rounding", self.rounding, ("floor", "ceil"))
+        _one_of("capacity order", self.order, ("token", "choice", "score", "probability"))
+        _one_of("capacity renorm", self.renorm, ("before", "after"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterConfig:
+    """score -> select -> weigh, and what goes round it.  ``pymoe.presets`` has the published combinations.
+
+    n_experts, k     E experts, K choices a token (expert choice: k is the mean number of choices)
+    score            z -> s: "softmax", "sigmoid", or a module with forward(z), backward(ds, cache)
+    select           s (+ bias) -> idx: "topk", "group_limited", "expert_choice", or a module with select(...)
+    norm, eps, scale s[idx] -> g: "none" | "l1" (v / (Σv + eps)), then times scale
+    bias             a bias on the logits (trained)
+    selection_bias   a bias that only selects; no gradient; moved by ``moe.bias_update`` (arXiv:2408.15664)
+    n_group, topk_group, group_score   groups of experts; score of a group "max" (DeepSeek-V2) | "top2" (V3)
+    noise            "none" | "learned" (arXiv:1701.06538, eq. 4)
+    jitter           the router's input (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961)
+    second_threshold GShard's random second choice: kept with probability min(1, g₂ / threshold); None keeps all
+    capacity         None is dropless
+    losses           which of "balance", "z", "importance", "load" are computed
+    balance_choices  "all" choices count for f, or the "first" only (GShard)
+    cv_ddof, cv_eps  CV² = Var / (mean² + eps), variance with ddof (the paper: 0, many ports: 1 and 1e-10)
+    nonfinite        "raise" on NaN or +inf logits, or "propagate" within that token's row
+    """
+
+    n_experts: int
+    k: int
+    score: Any = "softmax"
+    select: Any = "topk"
+    norm: str = "none"
+    eps: float = 0.0
+    scale: float = 1.0
+    bias: bool = False
+    selection_bias: bool = False
+    n_group: int = 1
+    topk_group: int = 1
+    group_score: str = "top2"
+    noise: str = "none"
+    jitter: float = 0.0
+    second_threshold: float | None = None
+    capacity: Capacity | None = None
+    losses: tuple[str, ...] = ("balance", "z")
+    balance_choices: str = "all"
+    cv_ddof: int = 0
+    cv_eps: float = 0.0
+    nonfinite: str = "raise"
+
+    def __post_init__(self) -> None:
+        _positive("n_experts", self.n_experts)
+        _positive("k", self.k)
+        if self.k > self.n_experts:
+            raise ConfigError(f"k must not exceed n_experts: got k={self.k}, n_experts={self.n_experts}")
+        _one_of("norm", self.norm, ("none", "l1"))
+        _one_of("group_score", self.group_score, ("max", "top2"))
+        _one_of("noise", self.noise, ("none", "learned"))
+        _one_of("balance_choices", self.balance_choices, ("all", "first"))
+        _one_of("nonfinite", self.nonfinite, ("raise", "propagate"))
+        _positive("n_group", self.n_group)
+        _positive("topk_group", self.topk_group)
+        if self.n_experts % self.n_group or self.topk_group > self.n_group:
+            raise ConfigError(
+                "groups must divide the experts and topk_group must not exceed n_group: "
+                f"got n_experts={self.n_experts}, n_group={self.n_group}, topk_group={self.topk_group}"
+            )
+        if self.k > self.topk_group * (self.n_experts // self.n_group):
+            raise ConfigError(
+                f"the {self.topk_group} chosen groups hold {self.topk_group * (self.n_experts // self.n_group)} experts, "
+                f"fewer than k={self.k}"
+            )
+        if self.n_group > 1 and self.select == "topk":
+            raise ConfigError("n_group > 1 needs select='group_limited'")
+        for name in self.losses:
+            _one_of("losses", name, ("balance", "z", "importance", "load"))
+        if self.second_threshold is not None and (self.k != 2 or self.second_threshold <= 0):
+            raise ConfigError(
+                f"second_threshold is for k=2 and must be positive, got k={self.k}, threshold={self.second_threshold}"
+            )
+        if self.noise == "learned" and self.k >= self.n_experts and "load" in self.losses:
+            raise ConfigError("the load loss of noisy top-k needs k < n_experts: with k = n_experts every expert is certain")
+        if self.cv_ddof >= self.n_experts and {"importance", "load"} & set(self.losses):
+            raise ConfigError(f"cv_ddof must be smaller than n_experts, got {self.cv_ddof} and {self.n_experts}")
+        if not 0 <= self.jitter < 1:
+            raise ConfigError(f"jitter must be in [0, 1), got {self.jitter!r}")
+        if self.select == "expert_choice" and self.capacity is not None:
+            raise ConfigError("expert choice has its own capacity, k·T/E tokens an expert: leave capacity=None")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """One MoE layer: D = d_model, F = d_ff, the router, the form of the experts, and the shared expert.
+
+    gated, activation   GLU: down(act(gate x) ⊙ up x), or MLP: down(act(up x)); names of ``kernels.activations``
+    bias                biases inside the experts
+    d_shared            width of the shared expert that every token passes (0: none)
+    """
+
+    d_model: int
+    d_ff: int
+    router: RouterConfig
+    gated: bool = True
+    activation: str = "silu"
+    bias: bool = False
+    d_shared: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("d_model", self.d_model)
+        _positive("d_ff", self.d_ff)
+        _one_of("activation", self.activation, tuple(sorted(ACTIVATIONS)))
+        if self.d_shared < 0:
+            raise ConfigError(f"d_shared must not be negative, got {self.d_shared}")
+
+    @property
+    def n_experts(self) -> int:
+        return self.router.n_experts
+
+    @property
+    def k(self) -> int:
+        return self.router.k
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a rule that is a module of the caller's cannot be written."""
+        for field in ("score", "select"):
+            if not isinstance(getattr(self.router, field), str):
+                raise ConfigError(f"only named rules can be written to a file; {field} is {getattr(self.router, field)!r}")
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MoEConfig:
+        """The inverse of ``to_dict``."""
+        router = dict(values["router"])
+        if router.get("capacity") is not None:
+            router["capacity"] = Capacity(**router["capacity"])
+        router["losses"] = tuple(router["losses"])
+        return cls(**{**values, "router": RouterConfig(**router)})

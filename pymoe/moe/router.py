@@ -1,0 +1,184 @@
+r"""A router: score -> select -> weigh, with noise before, capacity between, and the losses beside.
+
+Forward, x (T, D)::
+
+    x' = x ⊙ jitter                        the router's own input
+    c  = x' W_rᵀ (+ b)                     clean logits              h = c + ε ⊙ σ(x' W_nᵀ)    noisy logits
+    s  = score(h)
+    idx, kept = select(s + selection bias), second choices drawn, padding and capacity dropped
+    g  = weigh(s[idx])
+    losses: balance(s), z(c), importance(g), load(c, h, σ)
+
+Backward, bottom to top: dg and the losses give ds, ds gives dh, dh gives dc and dσ, dc gives dx and the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pymoe import kernels
+from pymoe.backend import accumulator, namespace, real
+from pymoe.backend.errors import ConfigError
+from pymoe.backend.namespace import Array
+from pymoe.moe import capacity, noise, score, select, weigh
+from pymoe.moe.config import RouterConfig
+from pymoe.moe.draws import Draws
+from pymoe.moe.losses import balance, importance, load, z
+from pymoe.ops import linear
+
+
+class Routing(NamedTuple):
+    """What was decided: values that backward, the plan and the user read."""
+
+    idx: Array  # (T, K) int64 chosen experts, best first (expert choice: K = E, 0..E-1)
+    weight: Array  # (T, K) combine weights; 0 where dropped
+    kept: Array | None  # (T, K) bool; None: all kept
+    load: Array  # (E,) int64 choices of real tokens before any drop
+
+
+class Cache(NamedTuple):
+    p: Mapping[str, Array]
+    jitter: Array | None  # (T, D)
+    c: Any  # cache of the logits
+    noise: tuple[Any, noise.Cache] | None  # caches of x W_nᵀ and of the noise
+    score: Any  # module of the score rule
+    s: Any  # cache of the scores
+    weigh: weigh.Cache
+    losses: dict[str, Any]  # cache of each loss
+
+
+def forward(
+    x: Array, p: Mapping[str, Array], cfg: RouterConfig, mask: Array | None = None, draws: Draws | None = None
+) -> tuple[tuple[Routing, dict[str, Array]], Cache]:
+    """((routing, losses), cache) of x (T, D); mask (T,) True for real tokens."""
+    xp = namespace(x, p["weight"])
+    draws = Draws() if draws is None else draws
+    if draws.jitter is not None:
+        x = x * draws.jitter
+    c, c_cache = linear.forward(x, p["weight"], p.get("bias"))
+    h, sigma, noise_cache = c, None, None
+    if draws.noise is not None:
+        a, a_cache = linear.forward(x, p["noise_weight"])
+        h, own = noise.forward(c, a, draws.noise)
+        sigma, noise_cache = own.sigma, (a_cache, own)
+    _check_finite(h, cfg)
+    rule = score.get(cfg.score)
+    s, s_cache = rule.forward(h)
+    idx, kept, load_ = _decide(s, p, cfg, mask, draws)
+    after = cfg.capacity is not None and cfg.capacity.renorm == "after"
+    g, g_cache = weigh.forward(s, idx, kept, norm=cfg.norm, eps=cfg.eps, scale=cfg.scale, after=after)
+
+    losses, caches = {}, {}
+    for name in cfg.losses:
+        if name == "balance":
+            losses[name], caches[name] = balance.forward(s, _fractions(s, idx, cfg, mask, load_), mask)
+        elif name == "z":
+            losses[name], caches[name] = z.forward(c, mask)
+        elif name == "importance":
+            losses[name], caches[name] = importance.forward(
+                g, idx, cfg.n_experts, kept, ddof=cfg.cv_ddof, eps=cfg.cv_eps
+            )
+        elif sigma is not None:
+            losses[name], caches[name] = load.forward(c, h, sigma, cfg.k, mask, ddof=cfg.cv_ddof, eps=cfg.cv_eps)
+        else:  # without noise the load is the count, a constant
+            losses[name], _ = load.cv_squared.forward(
+                xp.astype(load_, accumulator(s)), ddof=cfg.cv_ddof, eps=cfg.cv_eps
+            )
+    routing = Routing(idx, g, kept, load_)
+    return (routing, losses), Cache(p, draws.jitter, c_cache, noise_cache, rule, s_cache, g_cache, caches)
+
+
+def backward(dg: Array, dlosses: Mapping[str, Any], cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """(dx, dp) from dg (T, K) and the cotangents of the losses by name."""
+    p, jitter, c_cache, noise_cache, rule, s_cache, g_cache, loss_caches = cache
+    xp = namespace(dg)
+    given = {n: xp.asarray(dlosses[n]) for n in loss_caches if n in dlosses}
+    if "importance" in given:
+        dg = dg + importance.backward(given["importance"], loss_caches["importance"])[0]
+    ds, _ = weigh.backward(dg, g_cache)
+    if "balance" in given:
+        ds = ds + balance.backward(given["balance"], loss_caches["balance"])[0]
+    dh, _ = rule.backward(ds, s_cache)
+    dc, dsigma = None, None
+    if "load" in given:
+        dc, other = load.backward(given["load"], loss_caches["load"])
+        dh, dsigma = dh + other["h"], other["sigma"]
+    dx_noise, dp = None, {}
+    if noise_cache is not None:
+        a_cache, own = noise_cache
+        dh, d = noise.backward(dh, own, dsigma)
+        dx_noise, d = linear.backward(d["a"], a_cache)
+        dp["noise_weight"] = d["weight"]
+    dc = dh if dc is None else dc + dh
+    if "z" in given:
+        dc = dc + z.backward(given["z"], loss_caches["z"])[0]
+    dx, d = linear.backward(dc, c_cache)
+    dx = dx if dx_noise is None else dx + dx_noise
+    dp.update(d)
+    for name, value in p.items():  # a parameter that only decides, or that this pass did not use
+        if name not in dp:
+            dp[name] = xp.zeros_like(value)
+    return (dx if jitter is None else dx * jitter), {name: dp[name] for name in p}
+
+
+def _check_finite(h: Array, cfg: RouterConfig) -> None:
+    """NaN and +inf have no rank; -inf is a masked expert and allowed."""
+    if cfg.nonfinite == "propagate":
+        return
+    xp = namespace(h)
+    values = real(h)
+    kernels.checks.no_nan("the router's logit", values)
+    if values.size and float(xp.max(values)) == float("inf"):
+        raise ConfigError("the router's logits hold +inf: no softmax exists; scale the input or the weights down")
+
+
+def _decide(
+    s: Array, p: Mapping[str, Array], cfg: RouterConfig, mask: Array | None, draws: Draws
+) -> tuple[Array, Array | None, Array]:
+    """idx, kept, load: every decision of the layer, from the real parts only."""
+    xp = namespace(s)
+    preference = real(s)
+    if cfg.selection_bias:
+        preference = preference + real(p["selection_bias"])
+    idx, kept = select.get(cfg.select).select(preference, cfg, mask)
+    if mask is not None:
+        real_token = xp.broadcast_to(mask[:, None], idx.shape)
+        kept = real_token if kept is None else kept & real_token
+    load_ = _count(idx, kept, cfg.n_experts)
+    chosen = xp.take_along_axis(real(s), idx, axis=1)
+    if draws.second is not None and cfg.second_threshold is not None:
+        second = weigh.forward(real(s), idx, None, norm=cfg.norm, eps=cfg.eps)[0][:, 1]
+        survives = draws.second < second / cfg.second_threshold
+        drawn = xp.stack([xp.ones_like(survives), survives], axis=1)
+        kept = drawn if kept is None else kept & drawn
+    if cfg.capacity is not None:
+        tokens = int(s.shape[0]) if mask is None else int(xp.sum(xp.astype(mask, xp.int64)))
+        n = capacity.places(cfg.capacity, tokens, cfg.n_experts, cfg.k)
+        kept = capacity.keep(cfg.capacity, idx, chosen, kept, cfg.n_experts, n)
+    return idx, kept, load_
+
+
+def _count(idx: Array, alive: Array | None, experts: int) -> Array:
+    """(E,) how often each expert was chosen."""
+    xp = namespace(idx)
+    ids = xp.reshape(idx if alive is None else xp.where(alive, idx, xp.full_like(idx, -1)), (-1,))
+    _, start = kernels.of(idx).counting_sort(ids, experts)
+    return start[1:] - start[:-1]
+
+
+def _fractions(s: Array, idx: Array, cfg: RouterConfig, mask: Array | None, load_: Array) -> Array:
+    """f (E,) of the balance loss: a constant.
+
+    With a selection bias it counts what the scores alone would choose: the loss balances the scores, and a bias that
+    has already balanced the choice must not hide that they are not (arXiv:2412.19437, eq. 18).
+    """
+    xp = namespace(s)
+    count = load_
+    if cfg.balance_choices == "first" or cfg.selection_bias:
+        idx = kernels.of(s).topk(real(s), cfg.k) if cfg.selection_bias else idx
+        idx = idx[:, :1] if cfg.balance_choices == "first" else idx
+        alive = None if mask is None else xp.broadcast_to(mask[:, None], idx.shape)
+        count = _count(idx, alive, cfg.n_experts)
+    total = max(int(xp.sum(count)), 1)
+    return xp.astype(count, xp.float64) / total

@@ -1,0 +1,65 @@
+r"""The shared expert: one feed-forward network of width d_shared that every token passes, weight 1.
+
+Forward::
+
+    a = x W_guᵀ        h = act(gate) ⊙ up (or act(a))        y = h W_dᵀ
+
+Backward::
+
+    dh = dy W_d        da = ∂h/∂aᵀ dh        dx = da W_gu        dW_d = dyᵀ h        dW_gu = daᵀ x
+
+Source: DeepSeekMoE, arXiv:2401.06066, eq. 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pymoe import kernels
+from pymoe.backend import namespace
+from pymoe.backend.namespace import Array
+from pymoe.moe.config import MoEConfig
+from pymoe.moe.experts import names
+from pymoe.ops import linear
+
+
+class Cache(NamedTuple):
+    up: Any  # cache of the way up
+    a: Array  # (T, 2F) or (T, F)
+    down: Any  # cache of the way down
+    mask: Array | None  # (T,)
+    act: str
+    gated: bool
+
+
+def init(normal: Callable[..., Array], cfg: MoEConfig) -> dict[str, Array]:
+    """gate_up_proj (2F, D) or up_proj (F, D), down_proj (D, F), with F = d_shared."""
+    up, down = names(cfg.gated)
+    return {
+        up: normal((2 if cfg.gated else 1) * cfg.d_shared, cfg.d_model),
+        down: normal(cfg.d_model, cfg.d_shared),
+    }
+
+
+def forward(x: Array, p: Mapping[str, Array], cfg: MoEConfig, mask: Array | None = None) -> tuple[Array, Cache]:
+    """y (T, D) of x (T, D); x of a padding token is 0, and so is its y."""
+    up, down = names(cfg.gated)
+    kernel = kernels.of(x)
+    a, up_cache = linear.forward(x, p[up])
+    h = kernel.glu_forward(a, cfg.activation) if cfg.gated else kernel.act_forward(a, cfg.activation)
+    y, down_cache = linear.forward(h, p[down])
+    if mask is not None:
+        y = namespace(y).where(mask[:, None], y, namespace(y).zeros_like(y))
+    return y, Cache(up_cache, a, down_cache, mask, cfg.activation, cfg.gated)
+
+
+def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+    """dx (T, D) and the gradients; dy of a padding token is 0."""
+    up_cache, a, down_cache, _, act, gated = cache
+    kernel = kernels.of(a)
+    up, down = names(gated)
+    dh, d_down = linear.backward(dy, down_cache)
+    da = kernel.glu_backward(dh, a, act) if gated else kernel.act_backward(dh, a, act)
+    dx, d_up = linear.backward(da, up_cache)
+    return dx, {up: d_up["weight"], down: d_down["weight"]}
