@@ -1,0 +1,60 @@
+"""Find every array inside outputs, caches and arguments, whatever tuples, dicts and dataclasses they are wrapped in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def arrays(thing: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """(path, array) for every NumPy array inside ``thing``.
+
+    >>> [path for path, _ in arrays({"a": (np.ones(2), 3), "b": np.ones(1)})]
+    ['.a[0]', '.b']
+    """
+    if isinstance(thing, np.ndarray):
+        yield path, thing
+    elif isinstance(thing, Mapping):
+        for key, value in thing.items():
+            yield from arrays(value, f"{path}.{key}")
+    elif isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        for key, value in zip(thing._fields, thing, strict=True):
+            yield from arrays(value, f"{path}.{key}")
+    elif isinstance(thing, (tuple, list)):
+        for i, value in enumerate(thing):
+            yield from arrays(value, f"{path}[{i}]")
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        for field in dataclasses.fields(thing):
+            yield from arrays(getattr(thing, field.name), f"{path}.{field.name}")
+
+
+def freeze(thing: Any) -> None:
+    """Make every array inside ``thing`` read-only: who writes into it now raises."""
+    for _, a in arrays(thing):
+        a.setflags(write=False)
+
+
+def snapshot(thing: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(path, array, copy) of every array inside, to be handed to ``changed`` later."""
+    return [(path, a, a.copy()) for path, a in arrays(thing)]
+
+
+def changed(before: list[tuple[str, np.ndarray, np.ndarray]]) -> str | None:
+    """The path of the first array whose bits are no longer those of the snapshot."""
+    for path, a, copy in before:
+        if not same_bits(a, copy):
+            return path
+    return None
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal shape, dtype and values, NaN equal to NaN (the sign of a zero is not looked at)."""
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+
+
+def decisions(thing: Any) -> dict[str, np.ndarray]:
+    """The integer and boolean arrays inside ``thing``: chosen experts, plans, masks, kept slots."""
+    return {path: a for path, a in arrays(thing) if a.dtype.kind in "biu"}
