@@ -88,11 +88,13 @@ def backward(dloss: Array | float, cache: Cache) -> tuple[Array, dict[str, Array
     xp = namespace(e)
     n, v = e.shape
     each = dloss / max(n_kept, 1)
-    dz = e * xp.astype(each / total, e.dtype, copy=False)  # dloss / M p
+    share = e  # (p - α / V) Σ e
     if label_smoothing:
-        dz = dz - xp.astype(xp.full_like(total, label_smoothing / v) * each, e.dtype, copy=False)
-    at_target = xp.arange(v, device=device(e))[None, :] == target
-    dz = xp.where(at_target, dz - xp.astype(xp.full_like(total, 1 - label_smoothing) * each, e.dtype, copy=False), dz)
+        share = e - xp.astype(total * (label_smoothing / v), e.dtype, copy=False)
+    at_target = xp.take_along_axis(share, target, axis=-1) - (1 - label_smoothing) * total  # 1 - p to full precision
+    hit = xp.arange(v, device=device(e))[None, :] == target
+    dz = xp.where(hit, xp.astype(at_target, e.dtype, copy=False), share)  # (p - q) Σ e
+    dz = dz * xp.astype(each / total, e.dtype, copy=False)
     if n_kept < n:
         dz = xp.where(kept, dz, xp.zeros_like(dz))  # also where an ignored row holds NaN
     return xp.reshape(dz, shape), {}

@@ -58,10 +58,10 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[ 0.1763, -0.2204,  0.0441]]), array([-0.9258,  0.    ,  0.    ]), array([1., 0., 0.]))
     """
     x, weight, mu, r = cache
-    xp = namespace(dy, x, weight)
     width = x.shape[-1]
     n = (x - mu) * r
-    dn = dy * weight
-    mean = xp.sum(dn, axis=-1, keepdims=True) / width  # mean(dn)
-    projection = xp.sum(dn * n, axis=-1, keepdims=True) / width  # mean(dn ⊙ n)
-    return r * (dn - mean - n * projection), {"weight": column_sum(rows(dy * n)), "bias": column_sum(rows(dy))}
+    along = dy * n
+    mean = (dy @ weight)[..., None] / width  # mean(dn), as w is the same for every row
+    projection = (along @ weight)[..., None] / width  # mean(dn ⊙ n)
+    dx = r * (dy * weight - mean - n * projection)
+    return dx, {"weight": column_sum(rows(along)), "bias": column_sum(rows(dy))}

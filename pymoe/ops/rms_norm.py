@@ -53,9 +53,8 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[ 0.181 , -0.1358]]), array([0.8485, 0.    ]))
     """
     x, weight, r = cache
-    xp = namespace(dy, x, weight)
     width = x.shape[-1]
     n = x * r
-    dn = dy * weight
-    projection = xp.sum(dn * n, axis=-1, keepdims=True) / width  # mean(dn ⊙ n)
-    return r * (dn - n * projection), {"weight": column_sum(rows(dy * n))}
+    along = dy * n
+    projection = (along @ weight)[..., None] / width  # mean(dn ⊙ n), as w is the same for every row
+    return r * (dy * weight - n * projection), {"weight": column_sum(rows(along))}
