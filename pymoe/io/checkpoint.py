@@ -1,0 +1,101 @@
+"""A checkpoint: one safetensors file with every tensor of a state, its settings, and a proof that nothing changed.
+
+``__metadata__`` has four entries: ``format``; ``state``, a JSON document (model, vocabulary, optimiser, step, seed);
+``sha256``, a JSON map from tensor to the SHA-256 of its bytes; and ``header_sha256`` over all names, dtypes, shapes and
+the three entries before.  So any flipped bit, in a tensor or in the header, is found on load, and any safetensors
+reader can read the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pymoe.backend import to_numpy, tree
+from pymoe.backend.errors import CheckpointError
+from pymoe.io import tensors as safetensors
+
+FORMAT = "pymoe.checkpoint.1"
+
+
+def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write ``tensors`` (name -> array) and ``state`` (JSON) atomically; the same content gives the same bytes.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(folder + "/c", {"w": np.ones((2, 3))}, {"step": 7})
+    ...     loaded, state = load(folder + "/c")
+    >>> loaded["w"].shape, state
+    ((2, 3), {'step': 7})
+    """
+    arrays = {name: safetensors.canonical(to_numpy(a)) for name, a in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "state": json.dumps(state, sort_keys=True, separators=(",", ":")),
+        "sha256": json.dumps({name: _sha256(arrays[name]) for name in sorted(arrays)}, separators=(",", ":")),
+    }
+    metadata["header_sha256"] = _header_sha256(arrays, metadata)
+    safetensors.write(path, arrays, metadata)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, state) of a file that ``save`` wrote; CheckpointError if a single bit is not as it was written."""
+    arrays, metadata = safetensors.read(path)
+    where = os.fspath(path)
+    if metadata.get("format") != FORMAT or metadata.keys() != {"format", "state", "sha256", "header_sha256"}:
+        raise CheckpointError(f"{where}: not a checkpoint of this version of pymoe (format {FORMAT}), or damaged")
+    claimed = metadata.pop("header_sha256")
+    if claimed != _header_sha256(arrays, metadata):
+        raise CheckpointError(f"{where}: the header is damaged (its SHA-256 differs): use another copy")
+    digests = json.loads(metadata["sha256"])
+    if digests.keys() != arrays.keys():
+        raise CheckpointError(f"{where}: the checksums name other tensors than the file holds")
+    for name, array in arrays.items():
+        if digests[name] != _sha256(array):
+            raise CheckpointError(f"{where}: tensor {name!r} is damaged (its SHA-256 differs): use another copy")
+    return arrays, json.loads(metadata["state"])
+
+
+def pack(**trees: tree.Tree) -> dict[str, Any]:
+    """Several parameter trees as one flat map: pack(model=p, m=m) -> {"model.embed.weight": ..., ...}."""
+    return tree.flatten(dict(trees))
+
+
+def unpack(
+    tensors: Mapping[str, np.ndarray], prefix: str, like: tree.Tree, where: str = "checkpoint"
+) -> dict[str, Any]:
+    """The tree ``prefix`` of ``tensors``, which must have exactly the names, shapes and dtypes of ``like``."""
+    got = {name[len(prefix) + 1 :]: a for name, a in tensors.items() if name.startswith(prefix + ".")}
+    want = tree.flatten(like)
+    missing, extra = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{where}: not a checkpoint of this model: {prefix} lacks {_few(missing)} and has {_few(extra)} too many"
+        )
+    for name, array in want.items():
+        if got[name].shape != tuple(array.shape) or got[name].dtype != np.dtype(str(array.dtype)):
+            raise CheckpointError(
+                f"{where}: not a checkpoint of this model: {prefix}.{name} is {got[name].dtype} {got[name].shape}, "
+                f"the model has {array.dtype} {tuple(array.shape)}"
+            )
+    return tree.unflatten({name: got[name] for name in want})
+
+
+def _few(names: list[str]) -> str:
+    return "nothing" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _sha256(array: np.ndarray) -> str:
+    raw = memoryview(safetensors.canonical(array).reshape(-1)).cast("B") if array.size else b""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _header_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    layout = [[name, safetensors.code(arrays[name]), list(arrays[name].shape)] for name in sorted(arrays)]
+    text = json.dumps([layout, sorted(metadata.items())], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

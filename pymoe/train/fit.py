@@ -1,0 +1,70 @@
+"""The loop: step, record, evaluate, save; whatever stops it, the last checkpoint and its records belong together.
+
+A state only takes the place of the one before when its step has been recorded and, where due, evaluated.  So a state
+that is saved on Ctrl-C has all its records, and records beyond the checkpoint are cut off on resume.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Protocol
+
+from pymoe.io.records import Records
+from pymoe.train import evaluate, job
+from pymoe.train.data import Corpus
+from pymoe.train.job import Job
+from pymoe.train.step import Measured, State, advance
+
+
+class Reporter(Protocol):
+    """Who watches: the command line prints, a test counts."""
+
+    def stepped(self, step: int, measured: Measured) -> None: ...
+
+    def held_out(self, step: int, loss: float) -> None: ...
+
+    def saved(self, step: int) -> None: ...
+
+
+def fit(work: Job, state: State, corpus: Corpus, folder: str, reporter: Reporter) -> State:
+    """Train from ``state`` to the last step, in ``folder``; returns the final state, which is saved."""
+    s = work.settings
+    path = os.path.join(folder, "checkpoint.safetensors")
+    records = Records(os.path.join(folder, "metrics.jsonl"), keep_to=state.step or -1)
+
+    def save() -> None:
+        records.sync()
+        job.save(path, work, state)
+        reporter.saved(state.step)
+
+    def look(at: State) -> None:
+        held = evaluate.loss(at.p, work.model, corpus.held_out, window=s.window, rows=s.rows, limit=s.eval_windows)
+        records.append({"step": at.step, "held_out": held.loss})
+        reporter.held_out(at.step, held.loss)
+
+    saved, saved_at = state.step, time.monotonic()
+    try:
+        if state.step == 0:
+            look(state)
+        while state.step < s.steps:
+            following, measured = advance(s, work.model, state, corpus.train)
+            record = {"step": following.step, **measured.parts, "lr": measured.rate, "norm": measured.norm}
+            if following.step % s.log_load_every == 0 and measured.load:
+                record["expert_load"] = measured.load
+            records.append(record)
+            if following.step % s.eval_every == 0 or following.step == s.steps:
+                look(following)
+            state = following
+            reporter.stepped(state.step, measured)
+            by_steps = s.save_every and state.step % s.save_every == 0
+            if by_steps or state.step == s.steps or time.monotonic() - saved_at >= s.save_seconds:
+                save()
+                saved, saved_at = state.step, time.monotonic()
+    except KeyboardInterrupt:
+        if state.step > saved:
+            save()
+        raise
+    finally:
+        records.close()
+    return state

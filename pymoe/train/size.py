@@ -1,0 +1,66 @@
+"""How large is a model: all its parameters, those one token passes through, and the dense model of that size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+from pymoe.backend import tree
+from pymoe.models.block import BlockConfig
+from pymoe.models.lm import LMConfig
+from pymoe.moe import MoEConfig
+
+
+class Size(NamedTuple):
+    total: int
+    active: int  # parameters a token passes through: k of E experts in each MoE layer
+
+
+def count(p: dict[str, Any], cfg: LMConfig) -> Size:
+    """Sizes of the tree ``p`` of ``lm.init``; an expert tensor counts k/E in the active size."""
+    total = active = 0
+    for name, leaf in tree.flatten(p).items():
+        total += leaf.size
+        parts = name.split(".")
+        share = 1.0
+        if "experts" in parts:
+            layer = cfg.stack.blocks[int(parts[1])].feed_forward
+            assert isinstance(layer, MoEConfig)
+            share = layer.k / layer.n_experts
+        active += round(leaf.size * share)
+    return Size(total, active)
+
+
+def dense_twin(cfg: LMConfig) -> LMConfig:
+    """The dense model a token pays as much for: d_ff = k F + shared width, rounded up to pay for the router as well.
+
+    Where only some layers are sparse, the width is the mean over the layers.
+    """
+    widths = [_active_width(b, cfg.d_model) for b in cfg.stack.blocks]
+    d_ff = math.ceil(sum(widths) / len(widths))
+    moe = cfg.moe
+    same = {} if moe is None else {"gated": moe.gated, "activation": moe.activation}
+    return dataclasses.replace(cfg, moe=None, moe_layers="all", d_ff=d_ff, **same)
+
+
+def _active_width(block: BlockConfig, d_model: int) -> float:
+    ff = block.feed_forward
+    if not isinstance(ff, MoEConfig):
+        return ff.d_ff
+    matrices = 3 if ff.gated else 2
+    return ff.k * ff.d_ff + ff.d_shared + ff.n_experts / matrices  # the router has E D = (E / matrices) units' worth
+
+
+def describe(cfg: LMConfig) -> str:
+    """One line for a reader."""
+    sparse = [b.feed_forward for b in cfg.stack.blocks if isinstance(b.feed_forward, MoEConfig)]
+    text = f"{cfg.n_layers} layers, width {cfg.d_model}, {cfg.n_heads} heads, {cfg.vocab} tokens, context {cfg.context}"
+    if not sparse:
+        return f"dense transformer: {text}, feed-forward {cfg.d_ff}"
+    m = sparse[0]
+    shared = f" + 1 shared of {m.d_shared}" if m.d_shared else ""
+    return (
+        f"sparse transformer: {text}; {len(sparse)} MoE layer{'s' if len(sparse) > 1 else ''}, each token "
+        f"goes to {m.k} of {m.n_experts} experts of {m.d_ff}{shared}"
+    )

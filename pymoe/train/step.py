@@ -1,0 +1,87 @@
+"""One optimiser step as a pure function of (settings, model, state, text): the same arguments give the same bits.
+
+Gradient accumulation: the rows of a step are split into micro-batches and their gradients averaged.  Cross-entropy
+and z-loss are means over tokens, so that changes nothing but rounding; a balance loss is a product of two means and is
+taken *within each micro-batch* (its mean over them is minimised), which balances more strictly than over the whole
+batch.  The bias update counts the load of the whole step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pymoe import moe
+from pymoe.backend import to_numpy, tree
+from pymoe.backend.errors import NonFiniteError
+from pymoe.backend.rng import generator
+from pymoe.models import lm
+from pymoe.train import clip, data, objective
+from pymoe.train.settings import TrainSettings
+
+_DRAWS = 2  # the key of this use of the generator (data.py has 1)
+
+
+class State(NamedTuple):
+    """What a checkpoint has to hold: nothing else carries over from one step to the next."""
+
+    step: int  # updates done
+    p: dict[str, Any]
+    slots: dict[str, Any]  # of the optimiser
+
+
+class Measured(NamedTuple):
+    parts: dict[str, float]  # lm, balance, ...: means over the micro-batches
+    rate: float
+    norm: float  # of the gradient, before clipping
+    load: list[list[int]]  # one row for each MoE layer: tokens that chose each expert
+
+
+def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> tuple[State, Measured]:
+    """The state after one more update.  A loss or gradient that is not finite raises; ``state`` is then still good."""
+    s = settings
+    x, targets = data.batch(ids, seed=s.seed, step=state.step, rows=s.rows, window=s.window)
+    per = s.rows // s.micro_batches
+    total: dict[str, Any] = {}
+    parts: dict[str, float] = {}
+    loads: list[list[np.ndarray]] = []
+    for i in range(s.micro_batches):
+        rows = slice(i * per, (i + 1) * per)
+        draws = lm.draw(generator(s.seed, _DRAWS, state.step, i), cfg, per, s.window)
+        out, cache = objective.forward(x[rows], state.p, cfg, targets[rows], s.loss_weights, draws)
+        _, dp = objective.backward(1.0 / s.micro_batches, cache)
+        total = tree.add(total, dp) if total else dp
+        for name, value in out.parts.items():
+            parts[name] = parts.get(name, 0.0) + float(value) / s.micro_batches
+        loads.append([to_numpy(r.load) for r in out.routing if r is not None])
+    clipped, norm = clip.by_global_norm(total, s.clip) if s.clip else (total, clip.norm(total))
+    if not (math.isfinite(norm) and all(math.isfinite(v) for v in parts.values())):
+        raise NonFiniteError(
+            f"training diverged at step {state.step + 1}: loss {parts[objective.MAIN]:.4g}, gradient norm {norm:.4g}; "
+            "start again with a smaller --lr"
+        )
+    p, slots = s.update(state.p, clipped, state.slots, state.step)
+    load = [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)]
+    p = move_selection_bias(p, load, s.bias_rate)
+    return State(state.step + 1, p, slots), Measured(parts, s.rate(state.step), norm, [n.tolist() for n in load])
+
+
+def move_selection_bias(p: dict[str, Any], load: list[np.ndarray], rate: float) -> dict[str, Any]:
+    """``moe.bias_update`` in every router that has a selection bias; ``load``: one entry a MoE layer, in order."""
+    flat = tree.flatten(p)
+    routers = [name.removesuffix("router.weight") for name in flat if name.endswith("router.weight")]
+    for prefix, n in zip(routers, load, strict=True):
+        name = prefix + "router.selection_bias"
+        if name in flat:
+            flat[name] = moe.bias_update(flat[name], n, rate)
+    return tree.unflatten(flat)
+
+
+def start(settings: TrainSettings, cfg: Any) -> State:
+    """The state before the first update."""
+    from pymoe.train.optim import OPTIMIZERS
+
+    p = lm.init(generator(settings.seed, 0), cfg, settings.numpy_dtype)
+    return State(0, p, OPTIMIZERS[settings.optimizer].init(p))
