@@ -59,11 +59,12 @@ def gradcheck(
     if mode == "auto":
         mode = "jacobian" if n_in <= 1500 and n_out <= 400 else "gradient" if n_in <= 3000 else "directional"
     if mode == "directional":
-        report = directions.compare(s, at, ct, gradients, seed, tolerance, 5)
+        known: dict[tuple[str, int], float] = {}
+        report = directions.compare(s, at, ct, gradients, seed, tolerance, 5, known)
         if not controls:
             return report
         caught = tampering.run(
-            s, lambda b: directions.compare(b, at, ct, b.backward(ct, at.cache), seed, tolerance, 5), seed=seed
+            s, lambda b: directions.compare(b, at, ct, b.backward(ct, at.cache), seed, tolerance, 5, known), seed=seed
         )
         return _noted(report, str(caught))
     groups = (
