@@ -1,0 +1,71 @@
+"""Time several contenders in one interleaved run: each lives in a process of its own, one runs at a time.
+
+A process each, because a BLAS core type or a thread pool cannot be changed once it is loaded, and because idle OpenMP
+threads of one library spin on the cores that the next one needs.  Rounds go once through all contenders in turn, so
+that a slow minute of the machine hits all of them; the median over rounds is reported.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Contender:
+    """A worker process that prepares itself and then times one call of its function whenever asked."""
+
+    def __init__(self, name: str, arguments: list[str], env: dict[str, str] | None = None) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.ready = self._read()
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        while True:
+            line = self.process.stdout.readline()
+            if not line:
+                assert self.process.stderr is not None
+                raise RuntimeError(self.process.stderr.read().strip().splitlines()[-1:] or ["no message"])
+            if line.startswith("@"):
+                return line[1:].strip()
+
+    def ask(self, word: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def medians(contenders: list[Contender], modes: list[str], rounds: int, patience: float) -> dict[tuple[str, str], float]:
+    """{(contender, mode): median seconds}; one that takes over ``patience`` seconds runs in fewer rounds (at least 2)."""
+    todo = [(c, m) for c in contenders for m in modes if m in c.ready.split()]
+    times: dict[tuple[str, str], list[float]] = {(c.name, m): [] for c, m in todo}
+    for c, m in todo:  # one call to warm up
+        first = float(c.ask(m))
+        if first > patience:
+            times[c.name, m].append(first)
+    for r in range(rounds):
+        for c, m in todo:
+            taken = times[c.name, m]
+            if r >= 1 and sum(taken) > 4 * patience:
+                continue
+            time.sleep(0.02)  # the last one's idle threads stop spinning
+            taken.append(float(c.ask(m)))
+    return {key: statistics.median(taken) for key, taken in times.items()}
