@@ -1,0 +1,126 @@
+"""The settings that language model, classifier and seq2seq share, and how a stack of blocks is made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pymoe.backend.errors import ConfigError
+from pymoe.models.block import BlockConfig
+from pymoe.models.stack import StackConfig
+from pymoe.moe import MoEConfig
+from pymoe.nn import initial
+from pymoe.nn.cross_attention import CrossAttentionConfig
+from pymoe.nn.feed_forward import FeedForwardConfig
+from pymoe.nn.norm import NormConfig
+from pymoe.nn.self_attention import SelfAttentionConfig
+
+C = TypeVar("C", bound="TransformerConfig")
+MoELayers = tuple[int, ...] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What every transformer here is told.
+
+    vocab, context        ids lie in [0, vocab); a sequence has at most ``context`` tokens
+    d_model, n_layers     D and L
+    n_heads, n_kv_heads   H and G (None: H); head_dim: None is D / H
+    d_ff                  width of the dense feed-forward; needed unless every layer is sparse
+    gated, activation     of the dense feed-forward: GLU or MLP, and its activation
+    moe, moe_layers       the MoE layer and which layers have it: "all", or their numbers from 0 (moe=None: none)
+    norm, norm_eps        "rms" | "layer"
+    rope_base             base of the rotary frequencies; None: no positions
+    bias                  biases in attention and in the dense feed-forward
+    dropout               rate of dropout on the embedded tokens and on what each part adds to the stream
+    std                   matrices start at N(0, std²), those that write to the residual stream smaller (``nn.initial``)
+    label_smoothing       of the cross-entropy
+    """
+
+    vocab: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    context: int
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    d_ff: int | None = None
+    gated: bool = True
+    activation: str = "silu"
+    moe: MoEConfig | None = None
+    moe_layers: MoELayers = "all"
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    rope_base: float | None = 10000.0
+    bias: bool = False
+    dropout: float = 0.0
+    std: float = 0.02
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        initial.check_sizes(where, vocab=self.vocab, n_layers=self.n_layers, context=self.context)
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"{where}.label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
+        if self.moe is not None and self.moe.d_model != self.d_model:
+            raise ConfigError(f"{where}: the MoE layer must have d_model={self.d_model}, got {self.moe.d_model}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        return values | {"moe": None if self.moe is None else self.moe.to_dict()}
+
+    @classmethod
+    def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
+        """The inverse of ``to_dict``; a setting that does not exist is a ConfigError."""
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no settings {unknown}")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if given.get("moe") is not None:
+            given["moe"] = MoEConfig.from_dict(given["moe"])
+        return cls(**given)
+
+
+def sparse_layers(where: str, n_layers: int, moe: MoEConfig | None, moe_layers: MoELayers) -> tuple[int, ...]:
+    """The numbers of the layers that are sparse, ascending.
+
+    >>> sparse_layers("LMConfig", 4, None, "all")
+    ()
+    """
+    if isinstance(moe_layers, str):
+        initial.check_one_of(f"{where}.moe_layers", moe_layers, ("all",))
+        return tuple(range(n_layers)) if moe is not None else ()
+    bad = [i for i in moe_layers if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n_layers]
+    if bad or len(set(moe_layers)) != len(moe_layers):
+        raise ConfigError(f"{where}.moe_layers must be distinct numbers from 0 to {n_layers - 1}, got {moe_layers}")
+    return tuple(sorted(moe_layers)) if moe is not None else ()
+
+
+def make_stack(
+    cfg: TransformerConfig, n_layers: int, moe_layers: MoELayers, *, causal: bool, cross: bool = False
+) -> StackConfig:
+    """The stack of ``n_layers`` blocks that ``cfg`` describes; with ``cross`` each block also reads a memory."""
+    where = type(cfg).__name__
+    sparse = sparse_layers(where, n_layers, cfg.moe, moe_layers)
+    if len(sparse) < n_layers and cfg.d_ff is None:
+        dense = [i for i in range(n_layers) if i not in sparse]
+        raise ConfigError(f"{where}.d_ff is needed: the layers {dense} have a dense feed-forward")
+    scale = 1 / math.sqrt((3 if cross else 2) * n_layers)  # additions to the residual stream
+    std, out_std = cfg.std, cfg.std * scale
+    heads = (cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim)
+    attention = SelfAttentionConfig(*heads, causal, cfg.rope_base, cfg.bias, std, out_std)
+    to_memory = CrossAttentionConfig(*heads, bias=cfg.bias, std=std, out_std=out_std) if cross else None
+    norm = NormConfig(cfg.d_model, cfg.norm, cfg.norm_eps)
+
+    def block(i: int) -> BlockConfig:
+        if i in sparse and cfg.moe is not None:
+            return BlockConfig(attention, cfg.moe, norm, to_memory, cfg.dropout, std, out_std)
+        assert cfg.d_ff is not None
+        dense = FeedForwardConfig(cfg.d_model, cfg.d_ff, cfg.gated, cfg.activation, cfg.bias, std, out_std)
+        return BlockConfig(attention, dense, norm, to_memory, cfg.dropout)
+
+    return StackConfig(tuple(block(i) for i in range(n_layers)), norm)

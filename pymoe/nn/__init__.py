@@ -1,0 +1,30 @@
+"""F3: layers with parameters.  A layer is a module: a config, ``init``, ``forward``, ``backward`` on parameter trees.
+
+- ``linear``, ``embedding``, ``norm``: one op each, its parameters in a tree;
+- ``feed_forward``: the dense MLP or GLU; an expert of the MoE layer has the same names;
+- ``self_attention``, ``cross_attention``: grouped queries, rotary positions, padding mask, KV cache.
+"""
+
+from pymoe.nn import cross_attention, embedding, feed_forward, linear, norm, self_attention
+from pymoe.nn.cross_attention import CrossAttentionConfig
+from pymoe.nn.embedding import EmbeddingConfig
+from pymoe.nn.feed_forward import FeedForwardConfig
+from pymoe.nn.linear import LinearConfig
+from pymoe.nn.norm import NormConfig
+from pymoe.nn.self_attention import KV, SelfAttentionConfig
+
+__all__ = [
+    "KV",
+    "CrossAttentionConfig",
+    "EmbeddingConfig",
+    "FeedForwardConfig",
+    "LinearConfig",
+    "NormConfig",
+    "SelfAttentionConfig",
+    "cross_attention",
+    "embedding",
+    "feed_forward",
+    "linear",
+    "norm",
+    "self_attention",
+]
