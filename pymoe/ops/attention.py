@@ -26,6 +26,7 @@ from pymoe import kernels
 from pymoe.backend import device, namespace
 from pymoe.backend.errors import DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array, Namespace
+from pymoe.kernels import checks
 from pymoe.ops._rows import rows
 
 
@@ -98,6 +99,8 @@ def _visible(
 
 def _checked_scale(xp: Namespace, q: Array, k: Array, v: Array, mask: Array | None, scale: float | None) -> float:
     """Raise for shapes that do not fit; the scale to use."""
+    for name, a in (("q", q), ("k", k), ("v", v)):
+        checks.floating(name, a)
     check_shape("q", q, (None, None, None, None))
     b, h, _, d = q.shape
     check_shape("k", k, (b, None, None, d))

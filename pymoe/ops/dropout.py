@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pymoe.backend import namespace
 from pymoe.backend.errors import ConfigError, DtypeError, check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -34,6 +35,7 @@ def forward(x: Array, mask: Array, *, rate: float) -> tuple[Array, Cache]:
     array([2., 0., 6.])
     """
     xp = namespace(x, mask)
+    checks.floating("x", x)
     check_shape("mask", mask, tuple(x.shape))
     if not xp.isdtype(mask.dtype, "bool"):
         raise DtypeError(f"mask must be bool, True where x is kept, got {mask.dtype}: e.g. rng.random(x.shape) >= rate")

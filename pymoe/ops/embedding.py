@@ -22,6 +22,7 @@ from pymoe import kernels
 from pymoe.backend import namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 from pymoe.ops._rows import rows
 
 
@@ -40,6 +41,7 @@ def forward(ids: Array, weight: Array) -> tuple[Array, Cache]:
     """
     xp = namespace(ids, weight)
     check_shape("weight", weight, (None, None))
+    checks.floating("weight", weight)
     flat = xp.reshape(ids, (ids.size,))
     if xp.isdtype(flat.dtype, "integral"):  # anything else is refused by gather, which words the error
         flat = xp.astype(flat, xp.int64, copy=False)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pymoe.backend import accumulator, namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 from pymoe.ops._rows import column_sum, rows
 
 
@@ -38,6 +39,7 @@ def forward(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> tuple
     array([[-1. ,  2.5]])
     """
     xp = namespace(x, weight, bias)
+    checks.floating("x", x)
     width = x.shape[-1]
     check_shape("weight", weight, (width,))
     check_shape("bias", bias, (width,))

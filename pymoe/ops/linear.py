@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pymoe.backend import namespace
 from pymoe.backend.errors import ShapeError, check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 from pymoe.ops._rows import column_sum, rows
 
 
@@ -37,6 +38,7 @@ def forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, 
     """
     xp = namespace(x, weight, bias)
     check_shape("weight", weight, (None, None))
+    checks.floating("x", x)
     out, width = weight.shape
     if x.ndim == 0 or x.shape[-1] != width:
         raise ShapeError(f"x must have {width} columns, as weight {(out, width)} has, got {tuple(x.shape)}")

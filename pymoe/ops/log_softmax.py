@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from pymoe.backend import namespace, real
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -32,6 +33,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([1000.0, 1000.0, 995.0]))[0].round(4)
     array([-0.6965, -0.6965, -5.6965])
     """
+    checks.floating("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     m = xp.where(m == -xp.inf, xp.zeros_like(m), m)  # an all-masked row: -inf - 0, not -inf + inf

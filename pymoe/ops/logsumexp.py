@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pymoe.backend import namespace, real
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -31,6 +32,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([[1000.0, 1000.0], [0.0, -np.inf]]))[0].round(4)
     array([1000.6931,    0.    ])
     """
+    checks.floating("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     shift = xp.where(m == -xp.inf, xp.zeros_like(m), m)

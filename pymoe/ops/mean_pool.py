@@ -18,6 +18,7 @@ from typing import NamedTuple
 from pymoe.backend import accumulator, device, namespace, real
 from pymoe.backend.errors import DtypeError, check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -33,6 +34,7 @@ def forward(x: Array, mask: Array | None = None) -> tuple[Array, Cache]:
     array([[2., 4.]])
     """
     xp = namespace(x, mask)
+    checks.floating("x", x)
     check_shape("x", x, (None, None, None))
     if mask is None:
         mask = xp.ones(x.shape[:2], dtype=xp.bool, device=device(x))

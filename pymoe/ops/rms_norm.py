@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pymoe.backend import accumulator, namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 from pymoe.ops._rows import column_sum, rows
 
 
@@ -36,6 +37,7 @@ def forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, Cache
     array([[ 0.8485, 11.3137]])
     """
     xp = namespace(x, weight)
+    checks.floating("x", x)
     width = x.shape[-1]
     check_shape("weight", weight, (width,))
     mean = xp.sum(x * x, axis=-1, keepdims=True, dtype=accumulator(x)) / width

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from pymoe.backend import device, namespace, real
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -39,6 +40,7 @@ def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array
     xp = namespace(x, positions)
     if x.ndim != 4 or x.shape[-1] % 2:
         raise ShapeError(f"x must be (B, H, S, d) with an even d, got {tuple(x.shape)}")
+    checks.floating("x", x)
     if tuple(positions.shape) not in ((x.shape[2],), (x.shape[0], x.shape[2])):
         raise ShapeError(
             f"positions must be (S,) = {(x.shape[2],)} or (B, S) = {(x.shape[0], x.shape[2])}, "

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe.backend.namespace import Array
-from pymoe.kernels import activations
+from pymoe.kernels import activations, checks
 
 
 class Cache(NamedTuple):
@@ -30,6 +30,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([-800.0, 0.0, 800.0]))[0]
     array([0. , 0.5, 1. ])
     """
+    checks.floating("x", x)
     s = activations.sigmoid(x)
     return s, Cache(s)
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pymoe import kernels
 from pymoe.backend import namespace
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 from pymoe.ops._rows import rows
 
 
@@ -33,6 +34,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([[1000.0, 1000.0, -np.inf]]))[0]
     array([[0.5, 0.5, 0. ]])
     """
+    checks.floating("x", x)
     p = namespace(x).reshape(kernels.of(x).softmax(rows(x)), x.shape)
     return p, Cache(p)
 

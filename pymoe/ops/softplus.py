@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pymoe.backend import namespace, real
 from pymoe.backend.namespace import Array
-from pymoe.kernels import activations
+from pymoe.kernels import activations, checks
 
 
 class Cache(NamedTuple):
@@ -32,6 +32,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([-800.0, 0.0, 80.0]))[0].round(4)
     array([ 0.    ,  0.6931, 80.    ])
     """
+    checks.floating("x", x)
     xp = namespace(x)
     minus_magnitude = xp.where(real(x) > 0, -x, x)  # -|x|, written so that a complex step passes
     return activations.relu(x) + xp.log1p(xp.exp(minus_magnitude)), Cache(x)

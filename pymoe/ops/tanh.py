@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from pymoe.backend import namespace
 from pymoe.backend.namespace import Array
+from pymoe.kernels import checks
 
 
 class Cache(NamedTuple):
@@ -30,6 +31,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     >>> forward(np.array([-800.0, 0.0, 1.0]))[0].round(4)
     array([-1.    ,  0.    ,  0.7616])
     """
+    checks.floating("x", x)
     t = namespace(x).tanh(x)
     return t, Cache(t)
 

@@ -1,0 +1,258 @@
+"""The table of cases.  To add an op, add a row: arguments, settings, the loop of ``loops.py``, the op in torch.
+
+Sizes within a case are pairwise different; inputs stay away from kinks; torch is a function of (torch, *tensors) or
+None where torch defines another result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pymoe import ops
+
+from . import loops
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Case:
+    op: ModuleType
+    arguments: Callable[[Rng], tuple[Any, ...]]
+    oracle: Callable[..., np.ndarray]
+    torch: Callable[..., Any] | None
+    static: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        op = self.op.__name__.rsplit(".", 1)[1]
+        return f"{op}-{self.label}" if self.label else op
+
+    def args(self, dtype: Any = np.float64, seed: int = 0) -> tuple[Any, ...]:
+        """Seeded, read-only arguments; floats rounded to float32 first, so that both precisions see equal numbers."""
+        made = self.arguments(np.random.default_rng(seed))
+        return tuple(_given(a, dtype) for a in made)
+
+
+def _given(a: Any, dtype: Any) -> Any:
+    if a is None:
+        return None
+    a = a.astype(np.float32).astype(dtype) if a.dtype.kind == "f" else a.copy()
+    a.setflags(write=False)
+    return a
+
+
+def normal(*shapes: tuple[int, ...]) -> Callable[[Rng], tuple[np.ndarray, ...]]:
+    return lambda rng: tuple(rng.standard_normal(s) for s in shapes)
+
+
+def kinkless(*shape: int) -> Callable[[Rng], tuple[np.ndarray]]:
+    """Normal numbers moved 0.1 away from 0."""
+
+    def make(rng: Rng) -> tuple[np.ndarray]:
+        x = rng.standard_normal(shape)
+        return (x + 0.1 * np.sign(x),)
+
+    return make
+
+
+def qkv(
+    h: int, g: int, sq: int, sk: int, d: int = 7, dv: int = 7, masked: bool = False
+) -> Callable[[Rng], tuple[Any, ...]]:
+    def make(rng: Rng) -> tuple[Any, ...]:
+        q, k, v = (rng.standard_normal((2, *s)) for s in ((h, sq, d), (g, sk, d), (g, sk, dv)))
+        if not masked:
+            return q, k, v
+        mask = rng.random((2, sk)) < 0.6
+        mask[:, 0] = True  # the first key is real: no query of these cases sees nothing
+        return q, k, v, mask
+
+    return make
+
+
+def torch_attention(**static: Any) -> Callable[..., Any]:
+    """The textbook form with repeated heads, and our causal offset (torch counts from the first key)."""
+
+    def run(t: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+        (_, h, sq, d), (_, g, sk, _) = q.shape, k.shape
+        k, v = (a.repeat_interleave(h // g, dim=1) for a in (k, v))
+        allowed = t.ones(sq, sk, dtype=t.bool)
+        if static.get("causal"):
+            allowed = allowed.tril(diagonal=sk - sq)
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, :]
+        return t.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, scale=static.get("scale", 1 / math.sqrt(d))
+        )
+
+    return run
+
+
+def torch_rope(t: Any, x: Any, positions: Any, base: float = 10000.0) -> Any:
+    """As a complex product."""
+    d = x.shape[-1]
+    theta = base ** (-t.arange(0, d, 2, dtype=t.float64) / d)
+    angle = positions[..., None].to(t.float64) * theta
+    angle = angle[:, None] if angle.ndim == 3 else angle
+    z = t.complex(x[..., : d // 2], x[..., d // 2 :]) * t.polar(t.ones_like(angle), angle)
+    return t.cat([z.real, z.imag], dim=-1)
+
+
+def torch_mean_pool(t: Any, x: Any, mask: Any) -> Any:
+    weight = mask.to(x.dtype)
+    return t.einsum("bsd,bs->bd", x, weight) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def targets(shape: tuple[int, ...], v: int, ignored: int | None = None) -> Callable[[Rng], tuple[Any, ...]]:
+    def make(rng: Rng) -> tuple[Any, ...]:
+        t = rng.integers(0, v, shape)
+        if ignored is not None:
+            t.flat[::3] = ignored
+        return 2 * rng.standard_normal((*shape, v)), t
+
+    return make
+
+
+def glu(f: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda t, x: f(t, x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :]
+
+
+def _gelu_tanh(t: Any, x: Any) -> Any:
+    return t.nn.functional.gelu(x, approximate="tanh")
+
+
+def _attention(label: str, arguments: Callable[[Rng], tuple[Any, ...]], **static: Any) -> Case:
+    return Case(ops.attention, arguments, loops.attention, torch_attention(**static), static, label)
+
+
+def _cross_entropy(label: str, arguments: Callable[[Rng], tuple[Any, ...]], **static: Any) -> Case:
+    def in_torch(t: Any, z: Any, y: Any) -> Any:
+        return t.nn.functional.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1), **static)
+
+    return Case(ops.cross_entropy, arguments, loops.cross_entropy, in_torch, static, label)
+
+
+CASES = [
+    # fmt: off
+    Case(
+        ops.linear,
+        normal((2, 3, 5), (4, 5), (4,)),
+        loops.by_row(loops.linear),
+        lambda t, x, w, b: t.nn.functional.linear(x, w, b),
+    ),
+    Case(
+        ops.linear,
+        normal((3, 5), (4, 5)),
+        loops.by_row(loops.linear),
+        lambda t, x, w: t.nn.functional.linear(x, w),
+        label="no_bias",
+    ),
+    Case(
+        ops.linear,
+        normal((5,), (4, 5), (4,)),
+        loops.by_row(loops.linear),
+        lambda t, x, w, b: t.nn.functional.linear(x, w, b),
+        label="one_vector",
+    ),
+    Case(
+        ops.linear,
+        normal((67, 3), (2, 3), (2,)),
+        loops.by_row(loops.linear),
+        lambda t, x, w, b: t.nn.functional.linear(x, w, b),
+        label="more_rows_than_a_block",
+    ),
+    Case(ops.softmax, normal((2, 3, 5)), loops.by_row(loops.softmax), lambda t, x: t.softmax(x, -1)),
+    Case(ops.softmax, normal((7,)), loops.by_row(loops.softmax), lambda t, x: t.softmax(x, -1), label="one_row"),
+    Case(ops.log_softmax, normal((2, 3, 5)), loops.by_row(loops.log_softmax), lambda t, x: t.log_softmax(x, -1)),
+    Case(ops.logsumexp, normal((2, 3, 5)), loops.by_row(loops.logsumexp), lambda t, x: t.logsumexp(x, -1)),
+    Case(ops.sigmoid, normal((3, 7)), loops.by_element(loops.sigmoid), lambda t, x: t.sigmoid(x)),
+    Case(ops.tanh, normal((3, 7)), loops.by_element(math.tanh), lambda t, x: t.tanh(x)),
+    Case(ops.relu, kinkless(3, 7), loops.by_element(loops.relu), lambda t, x: t.relu(x)),
+    Case(ops.relu_squared, kinkless(2, 3, 7), loops.by_element(loops.relu_squared), lambda t, x: t.relu(x) ** 2),
+    Case(ops.gelu, normal((2, 3, 7)), loops.by_element(loops.gelu), lambda t, x: t.nn.functional.gelu(x)),
+    Case(ops.gelu_tanh, normal((3, 7)), loops.by_element(loops.gelu_tanh), _gelu_tanh),
+    Case(ops.silu, normal((2, 3, 7)), loops.by_element(loops.silu), lambda t, x: t.nn.functional.silu(x)),
+    Case(ops.softplus, normal((3, 7)), loops.by_element(loops.softplus), lambda t, x: t.nn.functional.softplus(x)),
+    Case(ops.swiglu, normal((2, 3, 10)), loops.gated(loops.silu), glu(lambda t, g: t.nn.functional.silu(g))),
+    Case(ops.geglu, normal((2, 3, 10)), loops.gated(loops.gelu), glu(lambda t, g: t.nn.functional.gelu(g))),
+    Case(ops.geglu_tanh, normal((2, 3, 10)), loops.gated(loops.gelu_tanh), glu(_gelu_tanh)),
+    Case(ops.reglu, kinkless(2, 3, 10), loops.gated(loops.relu), glu(lambda t, g: t.relu(g))),
+    Case(
+        ops.layer_norm,
+        normal((2, 3, 5), (5,), (5,)),
+        loops.by_row(loops.layer_norm),
+        lambda t, x, w, b: t.nn.functional.layer_norm(x, (5,), w, b),
+    ),
+    Case(
+        ops.layer_norm,
+        normal((3, 7), (7,), (7,)),
+        loops.by_row(loops.layer_norm),
+        lambda t, x, w, b: t.nn.functional.layer_norm(x, (7,), w, b, 0.3),
+        {"eps": 0.3},
+        "eps",
+    ),
+    Case(
+        ops.rms_norm,
+        normal((2, 3, 5), (5,)),
+        loops.by_row(loops.rms_norm),
+        lambda t, x, w: t.nn.functional.rms_norm(x, (5,), w, 1e-6),
+    ),
+    Case(
+        ops.rms_norm,
+        normal((3, 7), (7,)),
+        loops.by_row(loops.rms_norm),
+        lambda t, x, w: t.nn.functional.rms_norm(x, (7,), w, 0.3),
+        {"eps": 0.3},
+        "eps",
+    ),
+    Case(
+        ops.embedding,
+        lambda r: (r.integers(0, 4, (2, 6)), r.standard_normal((5, 3))),
+        loops.embedding,
+        lambda t, i, w: t.nn.functional.embedding(i, w),
+    ),  # id 4 does not occur, others occur several times
+    Case(ops.rope, lambda r: (r.standard_normal((2, 3, 5, 8)), r.integers(0, 99, 5)), loops.rope, torch_rope),
+    Case(
+        ops.rope,
+        lambda r: (r.standard_normal((3, 2, 5, 4)), r.integers(0, 9, (3, 5))),
+        loops.rope,
+        lambda t, x, p: torch_rope(t, x, p, 50.0),
+        {"base": 50.0},
+        "positions_by_row",
+    ),
+    _attention("plain", qkv(3, 3, 4, 5)),
+    _attention("grouped", qkv(6, 3, 4, 5)),
+    _attention("multi_query", qkv(3, 1, 4, 5, dv=6)),
+    _attention("causal", qkv(4, 2, 5, 5, d=3, dv=3), causal=True),
+    _attention("causal_after_cache", qkv(6, 3, 4, 5), causal=True),
+    _attention("one_new_query", qkv(6, 3, 1, 5), causal=True),
+    _attention("padding", qkv(6, 3, 4, 5, masked=True)),
+    _attention("causal_padding_scale", qkv(6, 3, 4, 5, masked=True), causal=True, scale=0.7),
+    Case(
+        ops.dropout,
+        lambda r: (r.standard_normal((3, 5)), r.random((3, 5)) > 0.3),
+        loops.dropout,
+        lambda t, x, m: t.where(m, x / (1 - 0.3), 0.0),
+        {"rate": 0.3},
+    ),
+    _cross_entropy("plain", targets((2, 3), 5)),
+    _cross_entropy("ignore", targets((2, 4), 5, -100)),
+    _cross_entropy("ignore_a_class", targets((7,), 5, 2), ignore_index=2),
+    _cross_entropy("smoothing", targets((2, 4), 5, -100), label_smoothing=0.2),
+    Case(ops.mean_pool, lambda r: (r.standard_normal((2, 3, 5)),), loops.mean_pool, lambda t, x: x.mean(1)),
+    Case(
+        ops.mean_pool,
+        lambda r: (r.standard_normal((3, 4, 5)), np.arange(4) < np.array([[2], [0], [3]])),
+        loops.mean_pool,
+        torch_mean_pool,
+        label="mask",
+    ),
+    # fmt: on
+]

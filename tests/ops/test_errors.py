@@ -1,0 +1,76 @@
+"""What an op refuses, with an error of pymoe that is also the built-in one, and a message that says what to do."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pymoe import ops
+from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, ShapeError
+
+ONES = np.ones
+X4, KV = ONES((2, 4, 3, 5)), ONES((2, 2, 6, 5))
+
+BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+    ("linear", (ONES((2, 3)), ONES((4, 5))), {}, ShapeError, "5"),
+    ("linear", (ONES((2, 5)), ONES((4, 5)), ONES(5)), {}, ShapeError, "bias"),
+    ("linear", (ONES((2, 5)), ONES(5)), {}, ShapeError, "weight"),
+    ("layer_norm", (ONES((2, 5)), ONES(4), ONES(5)), {}, ShapeError, "weight"),
+    ("layer_norm", (ONES((2, 5)), ONES(5), ONES(1)), {}, ShapeError, "bias"),
+    ("rms_norm", (ONES((2, 5)), ONES((1, 5))), {}, ShapeError, "weight"),
+    ("embedding", (np.array([5]), ONES((5, 2))), {}, IndexRangeError, "5"),
+    ("embedding", (np.array([-1]), ONES((5, 2))), {}, IndexRangeError, "-1"),
+    ("embedding", (np.array([1.0]), ONES((5, 2))), {}, DtypeError, "integers"),
+    ("rope", (ONES((2, 3, 5, 7)), np.arange(5)), {}, ShapeError, "even"),
+    ("rope", (ONES((3, 5, 8)), np.arange(5)), {}, ShapeError, "(B, H, S, d)"),
+    ("rope", (ONES((2, 3, 5, 8)), np.arange(4)), {}, ShapeError, "positions"),
+    ("rope", (ONES((2, 3, 5, 8)), ONES(5)), {}, DtypeError, "integers"),
+    ("rope", (ONES((2, 3, 5, 8)), np.arange(5)), {"base": 0.0}, ConfigError, "base"),
+    ("attention", (X4[0], KV, KV), {}, ShapeError, "q"),
+    ("attention", (X4, KV[:1], KV[:1]), {}, ShapeError, "k"),
+    ("attention", (X4, KV, KV[:, :, :5]), {}, ShapeError, "v"),
+    ("attention", (X4, ONES((2, 3, 6, 5)), ONES((2, 3, 6, 5))), {}, ShapeError, "multiple"),
+    ("attention", (X4, KV, KV, ONES((2, 5), bool)), {}, ShapeError, "mask"),
+    ("attention", (X4, KV, KV, ONES((2, 6))), {}, DtypeError, "bool"),
+    ("dropout", (ONES(3), ONES(3)), {"rate": 0.1}, DtypeError, "bool"),
+    ("dropout", (ONES(3), ONES(4, bool)), {"rate": 0.1}, ShapeError, "mask"),
+    ("dropout", (ONES(3), ONES(3, bool)), {"rate": 1.0}, ConfigError, "rate"),
+    ("dropout", (ONES(3), ONES(3, bool)), {"rate": -0.1}, ConfigError, "rate"),
+    ("cross_entropy", (ONES((2, 3)), np.array([0, 3])), {}, IndexRangeError, "targets"),
+    ("cross_entropy", (ONES((2, 3)), np.array([0, -1])), {}, IndexRangeError, "targets"),
+    ("cross_entropy", (ONES((2, 3)), np.array([0])), {}, ShapeError, "targets"),
+    ("cross_entropy", (ONES((2, 3)), np.array([0.0, 1.0])), {}, DtypeError, "integers"),
+    ("cross_entropy", (ONES((2, 3), int), np.array([0, 1])), {}, DtypeError, "floating"),
+    ("cross_entropy", (ONES((2, 3)), np.array([0, 1])), {"label_smoothing": 1.5}, ConfigError, "label_smoothing"),
+    ("mean_pool", (ONES((2, 3)),), {}, ShapeError, "x"),
+    ("mean_pool", (ONES((2, 3, 4)), ONES((2, 4), bool)), {}, ShapeError, "mask"),
+    ("mean_pool", (ONES((2, 3, 4)), ONES((2, 3))), {}, DtypeError, "bool"),
+    *[(name, (ONES((2, 3)),), {}, ShapeError, "even") for name in ("swiglu", "geglu", "geglu_tanh", "reglu")],
+    *[(name, (ONES((2, 4), int),), {}, DtypeError, "floating") for name in ops.__all__
+      if len(inspect.signature(getattr(ops, name).forward).parameters) == 1],
+    ("linear", (ONES((2, 5), int), ONES((4, 5))), {}, DtypeError, "floating"),
+    ("layer_norm", (ONES((2, 5), int), ONES(5), ONES(5)), {}, DtypeError, "floating"),
+    ("rms_norm", (ONES((2, 5), int), ONES(5)), {}, DtypeError, "floating"),
+    ("embedding", (np.array([1]), ONES((5, 2), int)), {}, DtypeError, "floating"),
+    ("rope", (ONES((2, 3, 5, 8), int), np.arange(5)), {}, DtypeError, "floating"),
+    ("attention", (X4, KV, ONES((2, 2, 6, 5), int)), {}, DtypeError, "v must be floating"),
+    ("dropout", (ONES(3, int), ONES(3, bool)), {"rate": 0.1}, DtypeError, "floating"),
+    ("mean_pool", (ONES((2, 3, 4), int),), {}, DtypeError, "floating"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, args, static, error, says", BAD, ids=[f"{b[0]}-{i}" for i, b in enumerate(BAD)])
+def test_is_refused(
+    name: str, args: tuple[Any, ...], static: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        getattr(ops, name).forward(*args, **static)
+    assert says in str(caught.value)
+
+
+def test_a_list_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DtypeError, match="numpy.asarray"):
+        ops.linear.forward([[1.0]], ONES((1, 1)))
