@@ -1,0 +1,36 @@
+"""Every example runs as a user would run it, in a process of its own, without a warning."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
+SAYS = {  # a line that only a run to the end prints
+    "01_one_layer": "input:",
+    "02_check_your_own_op": "the gradient of 'x' is wrong",
+    "03_a_routing_rule": "16 of 16 planted faults caught",
+    "04_train": "held-out loss",
+    "05_read_a_cache": "rebuilt from the cache",
+}
+
+
+def test_every_example_is_known():
+    assert {e.stem for e in EXAMPLES} == set(SAYS)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.stem)
+def test_example(example, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(example)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert SAYS[example.stem] in done.stdout
