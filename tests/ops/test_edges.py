@@ -200,6 +200,11 @@ def test_parameter_gradients_do_not_stall_in_float32() -> None:
     assert d["bias"][0] == n
 
 
+def test_a_mean_over_many_positions_does_not_stall_in_float32() -> None:
+    y, _ = ops.mean_pool.forward(np.ones((1, (1 << 24) + 64, 1), np.float32))
+    assert y[0, 0] == 1
+
+
 # --- cross-entropy, embedding, dropout, rope -------------------------------------------------------------------------
 
 
@@ -219,6 +224,14 @@ def test_an_ignored_row_may_hold_nan() -> None:
     loss, cache = ops.cross_entropy.forward(z, np.array([1, -100, 4]), label_smoothing=0.1)
     dz, _ = ops.cross_entropy.backward(1.0, cache)
     assert loss == expected and np.array_equal(dz[::2], d_expected) and not dz[1].any()
+
+
+def test_an_ignored_row_may_be_masked_entirely_and_a_class_may_be_masked() -> None:
+    z = np.array([[0.0, -np.inf, 1.0], [-np.inf] * 3])
+    loss, cache = ops.cross_entropy.forward(z, np.array([2, -100]))
+    dz, _ = ops.cross_entropy.backward(1.0, cache)
+    assert loss == pytest.approx(np.log1p(np.exp(-1)), rel=1e-14)
+    assert dz[0, 1] == 0 and dz[0, 0] == -dz[0, 2] > 0.2 and not dz[1].any()
 
 
 def test_full_smoothing_forgets_the_target() -> None:
@@ -266,3 +279,8 @@ def test_rope_depends_on_distance_only_and_keeps_lengths() -> None:
     assert score(3, 1) != pytest.approx(score(3, 2), rel=1e-3)
     assert distance(np.linalg.norm(ops.rope.forward(q, np.array([9]))[0]), np.linalg.norm(q)) < 64 * U64
     assert np.array_equal(ops.rope.forward(q, np.array([0]))[0], q)
+
+
+def test_rope_of_base_one_turns_every_pair_alike() -> None:
+    y, _ = ops.rope.forward(np.ones((1, 1, 1, 6)), np.array([2]), base=1.0)
+    assert np.ptp(y[..., :3]) == np.ptp(y[..., 3:]) == 0 and y[0, 0, 0, 0] == pytest.approx(np.cos(2) - np.sin(2))
