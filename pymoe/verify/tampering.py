@@ -89,13 +89,13 @@ def _on(name: str, f: Callable[[np.ndarray], np.ndarray]) -> Callable[[Flat], Fl
 
 
 def _scaled(a: np.ndarray, i: int, factor: float) -> np.ndarray:
-    b = a.copy()
+    b: np.ndarray = np.array(a)
     b.reshape(-1)[i] *= factor
     return b
 
 
 def _added(a: np.ndarray, i: int, amount: float) -> np.ndarray:
-    b = a.copy()
+    b: np.ndarray = np.array(a)
     b.reshape(-1)[i] += amount
     return b
 
@@ -108,6 +108,6 @@ def _other_row(g: np.ndarray) -> int:
 
 
 def _swapped(a: np.ndarray, j: int) -> np.ndarray:
-    b = a.copy()
+    b: np.ndarray = np.array(a)
     b[0], b[j] = a[j], a[0]
     return b
