@@ -1,0 +1,359 @@
+"""The compiled kernels: buffers in, buffers out.  ``pymoe/kernels/cython.py`` is the door that validates and allocates.
+
+Every function computes its output rows in ``threads`` equal pieces (prange, static), each row by one thread, with the
+leaf loops of ``kernels.h``.  Inputs are const.  An output that shares memory with an input is a ValueError.  Arrays are
+not empty and indices are in range: the door sees to both.  Compiler directives are in setup.py, nowhere else.
+"""
+
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+ctypedef fused T:
+    float
+    double
+    long double
+    double complex
+
+cdef extern from "threads.h":
+    int pymoe_watch_forks() nogil
+    int pymoe_max_threads() nogil
+    int pymoe_forked
+    int pymoe_openmp() nogil
+    const char* pymoe_simd() nogil
+
+# (...) because each name is a macro that picks the leaf by the type of its first pointer
+cdef extern from "kernels.h":
+    void combine_rows(...) noexcept nogil
+    void dot_rows(...) noexcept nogil
+    void sum_segments(...) noexcept nogil
+    int topk_rows(...) noexcept nogil
+    void nm_rows(...) noexcept nogil
+    void act_span(...) noexcept nogil
+    void act_backward_span(...) noexcept nogil
+    void glu_rows(...) noexcept nogil
+    void glu_backward_rows(...) noexcept nogil
+    void weighted_glu_rows(...) noexcept nogil
+    void weighted_act_rows(...) noexcept nogil
+    void softmax_rows(...) noexcept nogil
+    void softmax_backward_rows(...) noexcept nogil
+    void adamw_span(...) noexcept nogil
+
+if pymoe_watch_forks() != 0:
+    raise ImportError("pthread_atfork failed: the compiled kernels could hang after a fork")
+
+
+def max_threads():
+    """Threads that OpenMP would use here: OMP_NUM_THREADS, or 1 in a forked child and without OpenMP."""
+    return pymoe_max_threads()
+
+
+def forked():
+    """Is this process a fork of the one that loaded the module?"""
+    return pymoe_forked != 0
+
+
+def openmp():
+    """The OpenMP version this was compiled with, 0 without."""
+    return pymoe_openmp()
+
+
+def simd():
+    """The SIMD level of the leaf loops on this processor."""
+    return pymoe_simd().decode()
+
+
+cdef int apart(const void* out, Py_ssize_t out_bytes, const void* x, Py_ssize_t x_bytes) except -1:
+    if <const char*> out < <const char*> x + x_bytes and <const char*> x < <const char*> out + out_bytes:
+        raise ValueError("an output shares memory with an input: kernels write only into arrays of their own")
+    return 0
+
+
+# --- indices ---------------------------------------------------------------------------------------------------------
+
+
+def bounds(const int64_t[::1] ids):
+    """(lowest, highest) of ids, at least one."""
+    cdef int64_t low = ids[0], high = ids[0]
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(ids.shape[0]):
+            low = ids[i] if ids[i] < low else low
+            high = ids[i] if ids[i] > high else high
+    return low, high
+
+
+def ascending(const int64_t[::1] start):
+    """Is start[e] <= start[e + 1] for every e?"""
+    cdef Py_ssize_t i
+    cdef bint yes = True
+    for i in range(start.shape[0] - 1):
+        yes = yes and start[i] <= start[i + 1]
+    return yes
+
+
+def count(const int64_t[::1] ids, int64_t[::1] start):
+    """IN ids (S,) in [-1, n); OUT start (n+1,): start[e] = how many ids are in [0, e).  O(S + n)."""
+    cdef Py_ssize_t i
+    cdef int64_t total = 0, here
+    with nogil:
+        for i in range(start.shape[0]):
+            start[i] = 0
+        for i in range(ids.shape[0]):
+            if ids[i] >= 0:
+                start[ids[i]] += 1
+        for i in range(start.shape[0]):  # counts -> offsets; start[n] counted nothing
+            here = start[i]
+            start[i] = total
+            total += here
+
+
+def place(const int64_t[::1] ids, int64_t[::1] cursor, int64_t[::1] order):
+    """IN ids (S,), cursor (n+1,) = start (used up); OUT order (N,): positions by id, ascending within an id.  O(S)."""
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(ids.shape[0]):
+            if ids[i] >= 0:
+                order[cursor[ids[i]]] = i
+                cursor[ids[i]] += 1
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def topk(const T[:, ::1] s, int64_t[:, ::1] idx, int threads):
+    """IN s (T, E); OUT idx (T, k).  O(T (E + k E/16))."""
+    cdef Py_ssize_t rows = s.shape[0], e = s.shape[1], k = idx.shape[1]
+    cdef const T* ps = &s[0, 0]
+    cdef int64_t* pi = &idx[0, 0]
+    cdef int c, failed = 0
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        failed += topk_rows(ps, pi, e, k, rows * c // threads, rows * (c + 1) // threads)
+    if failed:
+        raise MemoryError(f"topk: no memory for one row of {e} experts")
+
+
+def nm_mask(const T[:, ::1] w, uint8_t[:, ::1] mask, Py_ssize_t n, Py_ssize_t m, int threads):
+    """IN w (R, C), C a multiple of m <= 64; OUT mask (R, C) of 0 and 1.  O(R C m)."""
+    cdef Py_ssize_t blocks = w.shape[0] * (w.shape[1] // m)
+    cdef const T* pw = &w[0, 0]
+    cdef uint8_t* pm = &mask[0, 0]
+    cdef int c
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        nm_rows(pw, pm, n, m, blocks * c // threads, blocks * (c + 1) // threads)
+
+
+# --- data movement ---------------------------------------------------------------------------------------------------
+
+
+cdef void copy_rows(uint8_t* out, const uint8_t* x, const int64_t* rows, Py_ssize_t width, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(lo, hi):
+        memcpy(out + i * width, x + rows[i] * width, width)
+
+
+cdef void expand_rows(
+    uint8_t* out, const uint8_t* v, const int64_t* idx, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width, Py_ssize_t lo, Py_ssize_t hi
+) noexcept nogil:
+    cdef Py_ssize_t t, j
+    for t in range(lo, hi):
+        memset(out + t * n * width, 0, n * width)
+        for j in range(t * k, (t + 1) * k):
+            memcpy(out + (t * n + idx[j]) * width, v + j * width, width)
+
+
+def gather(const uint8_t[:, ::1] x, const int64_t[::1] rows, uint8_t[:, ::1] out, int threads):
+    """IN x (T, bytes of a row), rows (N,); OUT out (N, bytes of a row).  O(N D)."""
+    cdef Py_ssize_t n = rows.shape[0], width = x.shape[1]
+    cdef const uint8_t* px = &x[0, 0]
+    cdef const int64_t* pr = &rows[0]
+    cdef uint8_t* po = &out[0, 0]
+    cdef int c
+    apart(po, n * width, px, x.shape[0] * width)
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        copy_rows(po, px, pr, width, n * c // threads, n * (c + 1) // threads)
+
+
+def combine(const T[:, ::1] ys, const T[:, ::1] weight, const int64_t[:, ::1] slot, T[:, ::1] out, int threads):
+    """IN ys (N, D), weight (T, K) or None, slot (T, K); OUT out (T, D).  O(T K D)."""
+    cdef Py_ssize_t n = ys.shape[0], d = ys.shape[1], rows = slot.shape[0], k = slot.shape[1]
+    cdef const T* py = &ys[0, 0]
+    cdef const T* pw = NULL
+    cdef const int64_t* ps = &slot[0, 0]
+    cdef T* po = &out[0, 0]
+    cdef int c
+    apart(po, rows * d * sizeof(T), py, n * d * sizeof(T))
+    if weight is not None:
+        pw = &weight[0, 0]
+        apart(po, rows * d * sizeof(T), pw, rows * k * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        combine_rows(po, py, pw, ps, n, k, d, rows * c // threads, rows * (c + 1) // threads)
+
+
+def combine_dweight(const T[:, ::1] dy, const T[:, ::1] ys, const int64_t[:, ::1] slot, T[:, ::1] out, int threads):
+    """IN dy (T, D), ys (N, D), slot (T, K); OUT out (T, K).  O(T K D)."""
+    cdef Py_ssize_t n = ys.shape[0], d = ys.shape[1], rows = slot.shape[0], k = slot.shape[1]
+    cdef const T* pd = &dy[0, 0]
+    cdef const T* py = &ys[0, 0]
+    cdef const int64_t* ps = &slot[0, 0]
+    cdef T* po = &out[0, 0]
+    cdef int c
+    apart(po, rows * k * sizeof(T), pd, rows * d * sizeof(T))
+    apart(po, rows * k * sizeof(T), py, n * d * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        dot_rows(po, pd, py, ps, n, k, d, rows * c // threads, rows * (c + 1) // threads)
+
+
+def segment_sum(const T[:, ::1] x, const int64_t[::1] start, T[:, ::1] out, int threads):
+    """IN x (N, D), start (E+1,); OUT out (E, D).  O(N D)."""
+    cdef Py_ssize_t d = x.shape[1], tasks = out.shape[0] * ((d + 511) // 512)
+    cdef const T* px = &x[0, 0]
+    cdef const int64_t* ps = &start[0]
+    cdef T* po = &out[0, 0]
+    cdef int c
+    apart(po, out.shape[0] * d * sizeof(T), px, x.shape[0] * d * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        sum_segments(po, px, ps, d, tasks * c // threads, tasks * (c + 1) // threads)
+
+
+def expand(const uint8_t[:, :, ::1] v, const int64_t[:, ::1] idx, uint8_t[:, :, ::1] out, int threads):
+    """IN v (T, K, bytes of a number), idx (T, K); OUT out (T, n, bytes of a number).  O(T n)."""
+    cdef Py_ssize_t rows = v.shape[0], k = v.shape[1], width = v.shape[2], n = out.shape[1]
+    cdef const uint8_t* pv = &v[0, 0, 0]
+    cdef const int64_t* pi = &idx[0, 0]
+    cdef uint8_t* po = &out[0, 0, 0]
+    cdef int c
+    apart(po, rows * n * width, pv, rows * k * width)
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        expand_rows(po, pv, pi, n, k, width, rows * c // threads, rows * (c + 1) // threads)
+
+
+# --- elementwise, fused ----------------------------------------------------------------------------------------------
+
+
+def act_forward(const T[::1] x, int act, T[::1] out, int threads):
+    """IN x (n,); OUT out (n,)."""
+    cdef Py_ssize_t n = x.shape[0]
+    cdef const T* px = &x[0]
+    cdef T* po = &out[0]
+    cdef int c
+    apart(po, n * sizeof(T), px, n * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        act_span(po, px, act, n * c // threads, n * (c + 1) // threads)
+
+
+def act_backward(const T[::1] dh, const T[::1] x, int act, T[::1] dx, int threads):
+    """IN dh (n,), x (n,); OUT dx (n,)."""
+    cdef Py_ssize_t n = x.shape[0]
+    cdef const T* pd = &dh[0]
+    cdef const T* px = &x[0]
+    cdef T* po = &dx[0]
+    cdef int c
+    apart(po, n * sizeof(T), pd, n * sizeof(T))
+    apart(po, n * sizeof(T), px, n * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        act_backward_span(po, pd, px, act, n * c // threads, n * (c + 1) // threads)
+
+
+def glu_forward(const T[:, ::1] x, int act, T[:, ::1] h, int threads):
+    """IN x (N, 2F); OUT h (N, F)."""
+    cdef Py_ssize_t rows = h.shape[0], f = h.shape[1]
+    cdef const T* px = &x[0, 0]
+    cdef T* po = &h[0, 0]
+    cdef int c
+    apart(po, rows * f * sizeof(T), px, 2 * rows * f * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        glu_rows(po, px, act, f, rows * c // threads, rows * (c + 1) // threads)
+
+
+def glu_backward(const T[:, ::1] dh, const T[:, ::1] x, int act, T[:, ::1] dx, int threads):
+    """IN dh (N, F), x (N, 2F); OUT dx (N, 2F)."""
+    cdef Py_ssize_t rows = dh.shape[0], f = dh.shape[1]
+    cdef const T* pd = &dh[0, 0]
+    cdef const T* px = &x[0, 0]
+    cdef T* po = &dx[0, 0]
+    cdef int c
+    apart(po, 2 * rows * f * sizeof(T), pd, rows * f * sizeof(T))
+    apart(po, 2 * rows * f * sizeof(T), px, 2 * rows * f * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        glu_backward_rows(po, pd, px, act, f, rows * c // threads, rows * (c + 1) // threads)
+
+
+def weighted_backward(
+    const T[:, ::1] dh, const T[:, ::1] x, const T[::1] weight, int act, T[:, ::1] dx, T[:, ::1] wh, T[::1] dweight, int threads
+):
+    """IN dh (N, F), x (N, 2F) or, for an expert without a gate, (N, F), weight (N,); OUT dx like x, wh (N, F), dweight (N,)."""
+    cdef Py_ssize_t rows = dh.shape[0], f = dh.shape[1], width = x.shape[1], i
+    cdef bint gated = width == 2 * f
+    cdef const T* pd = &dh[0, 0]
+    cdef const T* px = &x[0, 0]
+    cdef const T* pw = &weight[0]
+    cdef T* po = &dx[0, 0]
+    cdef T* ph = &wh[0, 0]
+    cdef T* pg = &dweight[0]
+    cdef void* outs[3]
+    cdef Py_ssize_t sizes[3]
+    cdef int c
+    outs[0], outs[1], outs[2] = po, ph, pg
+    sizes[0], sizes[1], sizes[2] = rows * width * sizeof(T), rows * f * sizeof(T), rows * sizeof(T)
+    for i in range(3):
+        apart(outs[i], sizes[i], pd, rows * f * sizeof(T))
+        apart(outs[i], sizes[i], px, rows * width * sizeof(T))
+        apart(outs[i], sizes[i], pw, rows * sizeof(T))
+        apart(outs[i], sizes[i], outs[(i + 1) % 3], sizes[(i + 1) % 3])
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        if gated:
+            weighted_glu_rows(po, ph, pg, pd, px, pw, act, f, rows * c // threads, rows * (c + 1) // threads)
+        else:
+            weighted_act_rows(po, ph, pg, pd, px, pw, act, f, rows * c // threads, rows * (c + 1) // threads)
+
+
+def softmax(const T[:, ::1] x, T[:, ::1] out, int threads):
+    """IN x (R, C); OUT out (R, C)."""
+    cdef Py_ssize_t rows = x.shape[0], c_ = x.shape[1]
+    cdef const T* px = &x[0, 0]
+    cdef T* po = &out[0, 0]
+    cdef int c
+    apart(po, rows * c_ * sizeof(T), px, rows * c_ * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        softmax_rows(po, px, c_, rows * c // threads, rows * (c + 1) // threads)
+
+
+def softmax_backward(const T[:, ::1] dp, const T[:, ::1] p, T[:, ::1] dx, int threads):
+    """IN dp (R, C), p (R, C); OUT dx (R, C)."""
+    cdef Py_ssize_t rows = p.shape[0], width = p.shape[1]
+    cdef const T* pd = &dp[0, 0]
+    cdef const T* pp = &p[0, 0]
+    cdef T* po = &dx[0, 0]
+    cdef int c
+    apart(po, rows * width * sizeof(T), pd, rows * width * sizeof(T))
+    apart(po, rows * width * sizeof(T), pp, rows * width * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        softmax_backward_rows(po, pd, pp, width, rows * c // threads, rows * (c + 1) // threads)
+
+
+def adamw(
+    const T[::1] p, const T[::1] g, const T[::1] m, const T[::1] v, const double[::1] setting,
+    T[::1] p_new, T[::1] m_new, T[::1] v_new, int threads
+):
+    """IN p, g, m, v (n,), setting (9,): lr, β₁, 1-β₁, β₂, 1-β₂, 1/(1-β₁ᵗ), 1/(1-β₂ᵗ), ε, decay; OUT p_new, m_new, v_new (n,)."""
+    cdef Py_ssize_t n = p.shape[0], size = n * sizeof(T), i, j
+    cdef const void* ins[4]
+    cdef void* outs[3]
+    cdef const T* p0 = &p[0]
+    cdef const T* p1 = &g[0]
+    cdef const T* p2 = &m[0]
+    cdef const T* p3 = &v[0]
+    cdef T* o0 = &p_new[0]
+    cdef T* o1 = &m_new[0]
+    cdef T* o2 = &v_new[0]
+    cdef const double* ps = &setting[0]
+    cdef int c
+    ins[0], ins[1], ins[2], ins[3] = p0, p1, p2, p3
+    outs[0], outs[1], outs[2] = o0, o1, o2
+    for i in range(3):
+        apart(outs[i], size, outs[(i + 1) % 3], size)
+        for j in range(4):
+            apart(outs[i], size, ins[j], size)
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        adamw_span(o0, o1, o2, p0, p1, p2, p3, ps, n * c // threads, n * (c + 1) // threads)

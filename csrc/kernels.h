@@ -1,0 +1,119 @@
+/* Every leaf for float (f32), double (f64), long double (f80) and double complex (c128), chosen by the type of the first
+ * pointer.  A leaf computes rows lo..hi of its output and writes nothing else: threads share no row and no scratch. */
+#ifndef PYMOE_KERNELS_H
+#define PYMOE_KERNELS_H
+
+#include "exp.h"
+
+enum activation { SILU, GELU, GELU_TANH, RELU, RELU_SQUARED, SIGMOID, IDENTITY }; /* as in pymoe/kernels/cython.py */
+
+#define TEMPLATES "templates.h"
+
+typedef float vector_f32 __attribute__((vector_size(BYTES_OF_VECTOR)));
+typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
+
+#define T float
+#define R float
+#define V vector_f32
+#define VL 16
+#define KEY int32_t
+#define NAME(leaf) leaf##_f32
+#define REAL(x) (x)
+#define SQRT sqrtf
+#define ABS fabsf
+#include TEMPLATES
+#undef T
+#undef R
+#undef V
+#undef VL
+#undef KEY
+#undef NAME
+#undef SQRT
+#undef ABS
+
+#define T double
+#define R double
+#define V vector_f64
+#define VL 8
+#define KEY int64_t
+#define NAME(leaf) leaf##_f64
+#define SQRT sqrt
+#define ABS fabs
+#include TEMPLATES
+#undef T
+#undef V
+#undef VL
+#undef KEY
+#undef NAME
+#undef REAL
+#undef SQRT
+#undef ABS
+
+/* The last two are for the gradient check, not for speed: no vectors, no clones. */
+#undef CLONES
+#define CLONES
+
+#define T double _Complex
+#define V double _Complex
+#define VL 1
+#define KEY int64_t
+#define NAME(leaf) leaf##_c128
+#define REAL(x) creal(x)
+#define SQRT csqrt
+#define ABS cabs
+#include TEMPLATES
+#undef T
+#undef R
+#undef V
+#undef KEY
+#undef NAME
+#undef REAL
+#undef SQRT
+#undef ABS
+
+#define T long double
+#define R long double
+#define V long double
+#define KEY int64_t
+#define NAME(leaf) leaf##_f80
+#define REAL(x) (x)
+#define SQRT sqrtl
+#define ABS fabsl
+#include TEMPLATES
+#undef T
+#undef R
+#undef V
+#undef VL
+#undef KEY
+#undef NAME
+#undef REAL
+#undef SQRT
+#undef ABS
+
+#define BY_TYPE(leaf, p)                                                                                               \
+    _Generic((p),                                                                                                      \
+        float *: leaf##_f32,                                                                                           \
+        const float *: leaf##_f32,                                                                                     \
+        double *: leaf##_f64,                                                                                          \
+        const double *: leaf##_f64,                                                                                    \
+        long double *: leaf##_f80,                                                                                     \
+        const long double *: leaf##_f80,                                                                               \
+        double _Complex *: leaf##_c128,                                                                                \
+        const double _Complex *: leaf##_c128)
+
+#define combine_rows(p, ...) BY_TYPE(combine_rows, p)(p, __VA_ARGS__)
+#define dot_rows(p, ...) BY_TYPE(dot_rows, p)(p, __VA_ARGS__)
+#define sum_segments(p, ...) BY_TYPE(sum_segments, p)(p, __VA_ARGS__)
+#define topk_rows(p, ...) BY_TYPE(topk_rows, p)(p, __VA_ARGS__)
+#define nm_rows(p, ...) BY_TYPE(nm_rows, p)(p, __VA_ARGS__)
+#define act_span(p, ...) BY_TYPE(act_span, p)(p, __VA_ARGS__)
+#define act_backward_span(p, ...) BY_TYPE(act_backward_span, p)(p, __VA_ARGS__)
+#define glu_rows(p, ...) BY_TYPE(glu_rows, p)(p, __VA_ARGS__)
+#define glu_backward_rows(p, ...) BY_TYPE(glu_backward_rows, p)(p, __VA_ARGS__)
+#define weighted_glu_rows(p, ...) BY_TYPE(weighted_glu_rows, p)(p, __VA_ARGS__)
+#define weighted_act_rows(p, ...) BY_TYPE(weighted_act_rows, p)(p, __VA_ARGS__)
+#define softmax_rows(p, ...) BY_TYPE(softmax_rows, p)(p, __VA_ARGS__)
+#define softmax_backward_rows(p, ...) BY_TYPE(softmax_backward_rows, p)(p, __VA_ARGS__)
+#define adamw_span(p, ...) BY_TYPE(adamw_span, p)(p, __VA_ARGS__)
+
+#endif

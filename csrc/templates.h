@@ -1,0 +1,12 @@
+/* The leaf templates, in the order of their use; included by kernels.h once for each type, so without a guard.
+ *
+ *   T element type    R its real type    V a vector of VL elements of T    KEY an integer as wide as R (topk)
+ *   NAME(f) f with the suffix of the type    REAL(x) what decisions look at    SQRT, ABS
+ */
+#include "lanes.h"
+#include "rows.h"
+#include "select.h"
+#include "activations.h"
+#include "experts.h"
+#include "softmax.h"
+#include "adamw.h"
