@@ -1,35 +1,13 @@
-"""How large is a model: all its parameters, those one token passes through, and the dense model of that size."""
+"""The dense model that costs a token as much as a sparse one, and one line about either."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
 
-from pymoe.backend import tree
 from pymoe.models.block import BlockConfig
 from pymoe.models.lm import LMConfig
 from pymoe.moe import MoEConfig
-
-
-class Size(NamedTuple):
-    total: int
-    active: int  # parameters a token passes through: k of E experts in each MoE layer
-
-
-def count(p: dict[str, Any], cfg: LMConfig) -> Size:
-    """Sizes of the tree ``p`` of ``lm.init``; an expert tensor counts k/E in the active size."""
-    total = active = 0
-    for name, leaf in tree.flatten(p).items():
-        total += leaf.size
-        parts = name.split(".")
-        share = 1.0
-        if "experts" in parts:
-            layer = cfg.stack.blocks[int(parts[1])].feed_forward
-            assert isinstance(layer, MoEConfig)
-            share = layer.k / layer.n_experts
-        active += round(leaf.size * share)
-    return Size(total, active)
 
 
 def dense_twin(cfg: LMConfig) -> LMConfig:

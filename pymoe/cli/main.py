@@ -1,0 +1,129 @@
+"""The command line: options, and how every failure becomes one line and an exit status.
+
+Status 0: done.  1: a check failed (a gradient is wrong).  2: bad input; one line says what is wrong and what to do.
+130: stopped by Ctrl-C; what was reached is saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pymoe.cli import blas_core
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{message} (see `{self.prog} --help`)")
+        raise SystemExit(2)
+
+
+def say(message: str) -> None:
+    """One line on stderr, whatever is in the message."""
+    print("pymoe: error: " + " ".join(message.split()), file=sys.stderr)
+
+
+def parser() -> Parser:
+    """All commands and options."""
+    top = Parser(
+        prog="pymoe",
+        description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = top.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+
+    train = commands.add_parser("train", help="train a language model on real text, after verifying its gradient")
+    train.add_argument("--data", metavar="FILE", help="a UTF-8 text, plain or gzip (default: pydoc_data.topics)")
+    train.add_argument("--preset", help="sizes and rates: default, shakespeare, tiny")
+    train.add_argument("--out", metavar="DIR", help="the new folder of this run (default: runs/<preset>-<n>)")
+    train.add_argument("--resume", metavar="RUN", help="continue a stopped run, bit for bit")
+    train.add_argument("--compare-dense", action="store_true", help="train a dense model of the same active size too")
+    train.add_argument("--steps", type=int, help="optimiser steps")
+    train.add_argument("--batch", type=int, metavar="ROWS", help="windows a step")
+    train.add_argument("--window", type=int, metavar="TOKENS", help="tokens a window, the model's context")
+    train.add_argument("--micro-batches", type=int, metavar="N", help="split a step's windows into N parts")
+    train.add_argument("--optimizer", choices=("adamw", "adam", "sgd"))
+    train.add_argument("--lr", type=float, help="highest learning rate (its floor is a tenth)")
+    train.add_argument("--seed", type=int)
+    train.add_argument("--save-every", type=int, metavar="N", help="a checkpoint every N steps (default: by time only)")
+    train.add_argument("--save-seconds", type=float, metavar="S", help="a checkpoint at least every S seconds (20)")
+    train.add_argument("--no-verify", action="store_true", help="do not verify the gradient first")
+    train.add_argument("--no-plots", action="store_true", help="draw no pictures")
+
+    generate = commands.add_parser("generate", help="sample text from a trained model")
+    generate.add_argument("run", metavar="RUN", help="a run folder or a checkpoint file")
+    generate.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
+    generate.add_argument("--tokens", type=int, default=500, help="how many to sample (500)")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token (0.8)")
+    generate.add_argument("--top-k", type=int, help="only the K most likely tokens")
+    generate.add_argument("--top-p", type=float, help="only the most likely tokens that together have probability P")
+    generate.add_argument("--seed", type=int, default=0)
+
+    verify = commands.add_parser("verify", help="check the gradient of a trained checkpoint, or mutate the source")
+    verify.add_argument("run", metavar="RUN", nargs="?", help="a run folder or a checkpoint file")
+    verify.add_argument("--directions", type=int, default=2, help="random directions for each tensor (2)")
+    verify.add_argument("--seed", type=int, default=0)
+    verify.add_argument("--mutate", action="store_true", help="break the source line by line; the tests must see it")
+
+    commands.add_parser("info", help="versions, kernels, BLAS, threads, GPU, and what would make it faster")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    blas_core.choose()  # before anything imports NumPy
+    top = parser()
+    args, unknown = top.parse_known_args(argv)
+    if unknown:
+        command = f"pymoe {args.command}" if args.command else "pymoe"
+        say(f"unknown option or argument: {' '.join(unknown)} (see `{command} --help`)")
+        return 2
+    if args.version:
+        from pymoe import __version__
+
+        print(f"pymoe {__version__}")
+        return 0
+    if args.command is None:
+        top.print_help()
+        return 0
+    from pymoe.backend.errors import GradientError, PymoeError
+
+    try:
+        status: int = importlib.import_module(f"pymoe.cli.{args.command}").run(args)
+        sys.stdout.flush()
+        return status
+    except GradientError as error:
+        say(str(error))
+        return 1
+    except PymoeError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        print("pymoe: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `pymoe generate ... | head`: the reader has enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        say(_system(error))
+    except MemoryError:
+        say("not enough memory: use a smaller --batch or --window, or a shorter text")
+    return 2
+
+
+def _system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full ({error.strerror}): free some space; files written before are untouched"
+    return f"{where}{error.strerror or error}: check the path, its permissions and the disk"
