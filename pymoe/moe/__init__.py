@@ -10,7 +10,8 @@
 from pymoe.moe.bias_update import update as bias_update
 from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
 from pymoe.moe.draws import Draws, draw
-from pymoe.moe.layer import Cache, Output, backward, forward, init
+from pymoe.moe.layer import Cache, Output, backward, forward
+from pymoe.moe.parameters import init
 from pymoe.moe.router import Routing
 
 __all__ = [

@@ -19,8 +19,8 @@ from pymoe.moe.config import Capacity
 def places(cfg: Capacity, tokens: int, experts: int, k: int) -> int:
     """C = max(minimum, min(T, r(factor · k · T / E))).
 
-    >>> places(Capacity(factor=1.25), tokens=100, experts=8, k=1), places(Capacity(factor=1.25, rounding="ceil"), 100, 8, 1)
-    (15, 16)
+    >>> [places(Capacity(factor=1.25, rounding=r), tokens=100, experts=8, k=1) for r in ("floor", "ceil")]
+    [15, 16]
     """
     exact = cfg.factor * k * tokens / experts
     return max(cfg.minimum, min(tokens, math.ceil(exact) if cfg.rounding == "ceil" else math.floor(exact)))

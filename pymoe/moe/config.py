@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 from pymoe.backend.errors import ConfigError
 from pymoe.kernels.activations import ACTIVATIONS
+
+SCORES = ("softmax", "sigmoid")  # the names of ``score.SCORES``
+SELECTORS = ("topk", "group_limited", "expert_choice")  # of ``select.SELECTORS``
 
 
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -20,9 +24,26 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
 
 
-def _positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+def _integer(name: str, value: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ConfigError(f"{name} must be an integer and at least {least}, got {value!r}")
+
+
+def _finite(name: str, value: float, least: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" and at least {least}"
+        raise ConfigError(f"{name} must be a finite number{bound}, got {value!r}")
+
+
+def _rule(name: str, value: Any, known: tuple[str, ...], functions: tuple[str, ...]) -> None:
+    """A known name, or a module (or object) that has the functions of such a rule."""
+    if isinstance(value, str):
+        if value not in known:
+            raise ConfigError(
+                f"{name} must be one of {known}, or a module with {' and '.join(functions)}, got {value!r}"
+            )
+    elif not all(callable(getattr(value, f, None)) for f in functions):
+        raise ConfigError(f"a {name} rule needs {' and '.join(functions)}; {value!r} has not")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +73,8 @@ class Capacity:
     renorm: str = "before"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.factor) and self.factor >= 0):
-            raise ConfigError(f"capacity factor must be finite and not negative, got {self.factor!r}")
-        if self.minimum < 0:
-            raise ConfigError(f"capacity minimum must not be negative, got {self.minimum!r}")
+        _finite("capacity factor", self.factor, 0)
+        _integer("capacity minimum", self.minimum, 0)
         _one_of("capacity rounding", self.rounding, ("floor", "ceil"))
         _one_of("capacity order", self.order, ("token", "choice", "score", "probability"))
         _one_of("capacity renorm", self.renorm, ("before", "after"))
@@ -105,43 +124,69 @@ class RouterConfig:
     nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
-        _positive("n_experts", self.n_experts)
-        _positive("k", self.k)
+        _integer("n_experts", self.n_experts)
+        _integer("k", self.k)
         if self.k > self.n_experts:
             raise ConfigError(f"k must not exceed n_experts: got k={self.k}, n_experts={self.n_experts}")
+        _rule("score", self.score, SCORES, ("forward", "backward"))
+        _rule("select", self.select, SELECTORS, ("select",))
         _one_of("norm", self.norm, ("none", "l1"))
+        _finite("eps", self.eps, 0)
+        _finite("scale", self.scale)
         _one_of("group_score", self.group_score, ("max", "top2"))
         _one_of("noise", self.noise, ("none", "learned"))
         _one_of("balance_choices", self.balance_choices, ("all", "first"))
         _one_of("nonfinite", self.nonfinite, ("raise", "propagate"))
-        _positive("n_group", self.n_group)
-        _positive("topk_group", self.topk_group)
+        _integer("n_group", self.n_group)
+        _integer("topk_group", self.topk_group)
         if self.n_experts % self.n_group or self.topk_group > self.n_group:
             raise ConfigError(
                 "groups must divide the experts and topk_group must not exceed n_group: "
                 f"got n_experts={self.n_experts}, n_group={self.n_group}, topk_group={self.topk_group}"
             )
         if self.k > self.topk_group * (self.n_experts // self.n_group):
-            raise ConfigError(
-                f"the {self.topk_group} chosen groups hold {self.topk_group * (self.n_experts // self.n_group)} experts, "
-                f"fewer than k={self.k}"
-            )
-        if self.n_group > 1 and self.select == "topk":
-            raise ConfigError("n_group > 1 needs select='group_limited'")
+            held = self.topk_group * (self.n_experts // self.n_group)
+            raise ConfigError(f"the {self.topk_group} chosen groups hold {held} experts, fewer than k={self.k}")
+        if self.n_group > 1 and self.select in ("topk", "expert_choice"):
+            raise ConfigError(f"n_group > 1 needs select='group_limited', got {self.select!r}")
+        if isinstance(self.losses, str):
+            raise ConfigError(f"losses must be a tuple of names, got the string {self.losses!r}")
         for name in self.losses:
             _one_of("losses", name, ("balance", "z", "importance", "load"))
-        if self.second_threshold is not None and (self.k != 2 or self.second_threshold <= 0):
-            raise ConfigError(
-                f"second_threshold is for k=2 and must be positive, got k={self.k}, threshold={self.second_threshold}"
-            )
+        object.__setattr__(self, "losses", tuple(self.losses))
+        if self.second_threshold is not None:
+            _finite("second_threshold", self.second_threshold)
+            if self.k != 2 or self.second_threshold <= 0:
+                raise ConfigError(
+                    f"second_threshold is for k=2 and must be positive, got {self.second_threshold} with k={self.k}"
+                )
+        _integer("cv_ddof", self.cv_ddof, 0)
+        _finite("cv_eps", self.cv_eps, 0)
+        _finite("jitter", self.jitter)
         if self.noise == "learned" and self.k >= self.n_experts and "load" in self.losses:
-            raise ConfigError("the load loss of noisy top-k needs k < n_experts: with k = n_experts every expert is certain")
+            raise ConfigError(
+                "the load loss of noisy top-k needs k < n_experts: with k = n_experts every expert is certain"
+            )
         if self.cv_ddof >= self.n_experts and {"importance", "load"} & set(self.losses):
             raise ConfigError(f"cv_ddof must be smaller than n_experts, got {self.cv_ddof} and {self.n_experts}")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter must be in [0, 1), got {self.jitter!r}")
-        if self.select == "expert_choice" and self.capacity is not None:
+        if self.select == "expert_choice":
+            self._experts_choose()
+
+    def _experts_choose(self) -> None:
+        """What has no meaning when an expert chooses its tokens."""
+        if self.capacity is not None:
             raise ConfigError("expert choice has its own capacity, k·T/E tokens an expert: leave capacity=None")
+        if self.norm != "none":
+            raise ConfigError("expert choice weighs by the score itself (arXiv:2202.09368, eq. 2): leave norm='none'")
+        if self.second_threshold is not None or self.balance_choices != "all":
+            raise ConfigError(
+                "with expert choice a token has no first and second choice: leave second_threshold=None, "
+                "balance_choices='all'"
+            )
+        if self.selection_bias:
+            raise ConfigError("expert choice compares tokens, not experts: a selection bias would change nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +194,7 @@ class MoEConfig:
     """One MoE layer: D = d_model, F = d_ff, the router, the form of the experts, and the shared expert.
 
     gated, activation   GLU: down(act(gate x) ⊙ up x), or MLP: down(act(up x)); names of ``kernels.activations``
-    bias                biases inside the experts
+    bias                biases inside the experts, the shared one too
     d_shared            width of the shared expert that every token passes (0: none)
     """
 
@@ -162,11 +207,10 @@ class MoEConfig:
     d_shared: int = 0
 
     def __post_init__(self) -> None:
-        _positive("d_model", self.d_model)
-        _positive("d_ff", self.d_ff)
+        _integer("d_model", self.d_model)
+        _integer("d_ff", self.d_ff)
+        _integer("d_shared", self.d_shared, 0)
         _one_of("activation", self.activation, tuple(sorted(ACTIVATIONS)))
-        if self.d_shared < 0:
-            raise ConfigError(f"d_shared must not be negative, got {self.d_shared}")
 
     @property
     def n_experts(self) -> int:
@@ -180,7 +224,9 @@ class MoEConfig:
         """Plain values for JSON; a rule that is a module of the caller's cannot be written."""
         for field in ("score", "select"):
             if not isinstance(getattr(self.router, field), str):
-                raise ConfigError(f"only named rules can be written to a file; {field} is {getattr(self.router, field)!r}")
+                raise ConfigError(
+                    f"only named rules can be written to a file; {field} is {getattr(self.router, field)!r}"
+                )
         return dataclasses.asdict(self)
 
     @classmethod

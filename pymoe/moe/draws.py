@@ -27,7 +27,8 @@ def draw(rng: np.random.Generator, cfg: MoEConfig, tokens: int, dtype: type = np
     Draws(noise=None, jitter=None, second=None)
     """
     r = cfg.router
-    noise = rng.standard_normal((tokens, r.n_experts)).astype(dtype) if r.noise == "learned" else None
-    jitter = rng.uniform(1 - r.jitter, 1 + r.jitter, (tokens, cfg.d_model)).astype(dtype) if r.jitter else None
-    second = rng.random(tokens).astype(dtype) if r.second_threshold is not None else None
-    return Draws(noise, jitter, second)
+    return Draws(
+        rng.standard_normal((tokens, r.n_experts)).astype(dtype) if r.noise == "learned" else None,
+        rng.uniform(1 - r.jitter, 1 + r.jitter, (tokens, cfg.d_model)).astype(dtype) if r.jitter else None,
+        rng.random(tokens).astype(dtype) if r.second_threshold is not None else None,
+    )

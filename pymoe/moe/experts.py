@@ -16,7 +16,7 @@ Backward.  With dh'_r = W_d[e]ᵀ dy_t (not yet weighted) the gradient of the we
     dx_t    = Σ_j W_gu[e]ᵀ da_{slot(t, j)}
 
 Kept: x, a and the plan, that is T·D + N·2F numbers; nothing is ever (T, E, C).  An expert without rows gets exactly 0.
-Cost: 6 N D F multiply-adds forward (gated), twice that backward.  Sources: arXiv:1701.06538 eq. 1; GLU arXiv:2002.05202.
+Cost: 3 N D F multiply-adds forward (gated), twice that backward.  Sources: arXiv:1701.06538 eq. 1, arXiv:2002.05202.
 """
 
 from __future__ import annotations

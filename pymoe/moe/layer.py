@@ -22,12 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pymoe.backend import is_floating, namespace
+from pymoe.backend import is_complex, is_floating, namespace
 from pymoe.backend.errors import DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.moe import experts, plan, router, shared
+from pymoe.moe import experts, parameters, plan, router, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws
 
@@ -40,44 +38,11 @@ class Output(NamedTuple):
 
 class Cache(NamedTuple):
     shape: tuple[int, ...]  # of x
+    dtype: Any  # of y
     mask: Array | None  # (T,)
     router: router.Cache
     experts: experts.Cache
     shared: shared.Cache | None
-
-
-def init(rng: np.random.Generator, cfg: MoEConfig, dtype: Any = np.float64) -> dict[str, Any]:
-    """Parameters as a nested dict of NumPy arrays: normal with std 1/√fan_in, biases 0, noise weights 0.
-
-    router.weight (E, D) [.bias (E,), .selection_bias (E,), .noise_weight (E, D)];
-    experts.gate_up_proj (E, 2F, D) or .up_proj (E, F, D), .down_proj (E, D, F) [+ _bias]; shared.* (see ``shared``).
-
-    >>> from pymoe import presets
-    >>> p = init(np.random.default_rng(0), presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2))
-    >>> {name: a.shape for name, a in p["experts"].items()}
-    {'gate_up_proj': (4, 12, 5), 'down_proj': (4, 5, 6)}
-    """
-    d, f, e = cfg.d_model, cfg.d_ff, cfg.n_experts
-    up, down = experts.names(cfg.gated)
-    wide = 2 * f if cfg.gated else f
-
-    def normal(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(dtype)
-
-    p: dict[str, Any] = {"router": {"weight": normal(e, d)}}
-    if cfg.router.bias:
-        p["router"]["bias"] = np.zeros(e, dtype)
-    if cfg.router.selection_bias:
-        p["router"]["selection_bias"] = np.zeros(e, dtype)
-    if cfg.router.noise == "learned":
-        p["router"]["noise_weight"] = np.zeros((e, d), dtype)
-    p["experts"] = {up: normal(e, wide, d), down: normal(e, d, f)}
-    if cfg.bias:
-        p["experts"][up + "_bias"] = np.zeros((e, wide), dtype)
-        p["experts"][down + "_bias"] = np.zeros((e, d), dtype)
-    if cfg.d_shared:
-        p["shared"] = shared.init(normal, cfg)
-    return p
 
 
 def forward(
@@ -89,24 +54,27 @@ def forward(
     nowhere, counts nowhere, and gets y = 0.  Wrong widths are a ShapeError, integers a DtypeError, NaN logits a
     NonFiniteError unless ``nonfinite="propagate"``.
 
+    >>> import numpy as np
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
-    >>> p = init(np.random.default_rng(0), cfg)
+    >>> p = parameters.init(np.random.default_rng(0), cfg)
     >>> out, cache = forward(np.ones((3, 5)), p, cfg)
     >>> out.y.shape, out.routing.idx.shape, sorted(out.losses)
     ((3, 5), (3, 2), ['balance', 'z'])
     """
-    xp = namespace(x, p["router"]["weight"])
+    xp = namespace(x)
     shape = tuple(x.shape)
     if not is_floating(x):
         raise DtypeError(f"moe.forward: x must be floating point, got {x.dtype}: cast it explicitly")
     if len(shape) < 2 or shape[-1] != cfg.d_model:
         raise ShapeError(f"moe.forward: x must have shape (T, {cfg.d_model}) or (B, S, {cfg.d_model}), got {shape}")
-    check_shape("router.weight", p["router"]["weight"], (cfg.n_experts, cfg.d_model))
+    parameters.check(p, cfg)
     x = xp.reshape(x, (-1, cfg.d_model))
     if mask is not None:
         if tuple(mask.shape) != shape[:-1]:
             raise ShapeError(f"moe.forward: mask must have shape {shape[:-1]}, got {tuple(mask.shape)}")
+        if not xp.isdtype(mask.dtype, "bool"):
+            raise DtypeError(f"moe.forward: mask must be bool, True for real tokens, got {mask.dtype}: write mask != 0")
         mask = xp.reshape(mask, (-1,))
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
     (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws)
@@ -116,32 +84,37 @@ def forward(
     if cfg.d_shared:
         common, shared_cache = shared.forward(x, p["shared"], cfg, mask)
         y = y + common
-    cache = Cache(shape, mask, router_cache, experts_cache, shared_cache)
+    cache = Cache(shape, y.dtype, mask, router_cache, experts_cache, shared_cache)
     return Output(xp.reshape(y, shape), losses, routing), cache
 
 
 def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
     """(dx, dp) from dy like y and the cotangents of the losses, e.g. {"balance": 0.01}.
 
-    dp has the keys of p; selection_bias gets exact zeros (it only decides).  A loss that the layer does not compute is
-    a ShapeError that names it.
+    dp has the keys of p; selection_bias gets exact zeros (it only decides).  A dy of another precision is cast to that
+    of y.  A loss that the layer does not compute is a ShapeError that names it.
 
+    >>> import numpy as np
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
-    >>> p = init(np.random.default_rng(0), cfg)
+    >>> p = parameters.init(np.random.default_rng(0), cfg)
     >>> out, cache = forward(np.ones((3, 5)), p, cfg)
     >>> dx, dp = backward(np.ones((3, 5)), cache, {"balance": 0.01})
     >>> dx.shape, sorted(dp)
     ((3, 5), ['experts', 'router'])
     """
-    shape, mask, router_cache, experts_cache, shared_cache = cache
+    shape, dtype, mask, router_cache, experts_cache, shared_cache = cache
     xp = namespace(dy)
     check_shape("dy", dy, shape)
     dlosses = {} if dlosses is None else dlosses
-    unknown = sorted(set(dlosses) - set(router_cache.losses) - {"load"})
+    unknown = sorted(set(dlosses) - set(router_cache.losses))
     if unknown:
         raise ShapeError(f"moe.backward: no such loss in this layer: {unknown}; it has {sorted(router_cache.losses)}")
+    if not is_floating(dy):
+        raise DtypeError(f"moe.backward: dy must be floating point, got {dy.dtype}: cast it explicitly")
     dy = xp.reshape(dy, (-1, shape[-1]))
+    if not is_complex(dy):
+        dy = xp.astype(dy, dtype, copy=False)
     if mask is not None:
         dy = xp.where(mask[:, None], dy, xp.zeros_like(dy))
     dp: dict[str, Any] = {}

@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pymoe import kernels
-from pymoe.backend import accumulator, namespace, real
-from pymoe.backend.errors import ConfigError
+from pymoe.backend import accumulator, device, namespace, real
+from pymoe.backend.errors import ConfigError, NonFiniteError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import capacity, noise, score, select, weigh
 from pymoe.moe.config import RouterConfig
 from pymoe.moe.draws import Draws
-from pymoe.moe.losses import balance, importance, load, z
+from pymoe.moe.losses import balance, cv_squared, importance, load, z
 from pymoe.ops import linear
 
 
@@ -45,7 +45,7 @@ class Cache(NamedTuple):
     score: Any  # module of the score rule
     s: Any  # cache of the scores
     weigh: weigh.Cache
-    losses: dict[str, Any]  # cache of each loss
+    losses: dict[str, Any]  # cache of each loss; None: a constant, no gradient
 
 
 def forward(
@@ -53,7 +53,7 @@ def forward(
 ) -> tuple[tuple[Routing, dict[str, Array]], Cache]:
     """((routing, losses), cache) of x (T, D); mask (T,) True for real tokens."""
     xp = namespace(x, p["weight"])
-    draws = Draws() if draws is None else draws
+    draws = _drawn(draws, x, cfg)
     if draws.jitter is not None:
         x = x * draws.jitter
     c, c_cache = linear.forward(x, p["weight"], p.get("bias"))
@@ -69,7 +69,8 @@ def forward(
     after = cfg.capacity is not None and cfg.capacity.renorm == "after"
     g, g_cache = weigh.forward(s, idx, kept, norm=cfg.norm, eps=cfg.eps, scale=cfg.scale, after=after)
 
-    losses, caches = {}, {}
+    losses: dict[str, Array] = {}
+    caches: dict[str, Any] = {}
     for name in cfg.losses:
         if name == "balance":
             losses[name], caches[name] = balance.forward(s, _fractions(s, idx, cfg, mask, load_), mask)
@@ -82,9 +83,8 @@ def forward(
         elif sigma is not None:
             losses[name], caches[name] = load.forward(c, h, sigma, cfg.k, mask, ddof=cfg.cv_ddof, eps=cfg.cv_eps)
         else:  # without noise the load is the count, a constant
-            losses[name], _ = load.cv_squared.forward(
-                xp.astype(load_, accumulator(s)), ddof=cfg.cv_ddof, eps=cfg.cv_eps
-            )
+            losses[name], _ = cv_squared.forward(xp.astype(load_, accumulator(s)), ddof=cfg.cv_ddof, eps=cfg.cv_eps)
+            caches[name] = None
     routing = Routing(idx, g, kept, load_)
     return (routing, losses), Cache(p, draws.jitter, c_cache, noise_cache, rule, s_cache, g_cache, caches)
 
@@ -93,7 +93,9 @@ def backward(dg: Array, dlosses: Mapping[str, Any], cache: Cache) -> tuple[Array
     """(dx, dp) from dg (T, K) and the cotangents of the losses by name."""
     p, jitter, c_cache, noise_cache, rule, s_cache, g_cache, loss_caches = cache
     xp = namespace(dg)
-    given = {n: xp.asarray(dlosses[n]) for n in loss_caches if n in dlosses}
+    given = {
+        n: xp.asarray(dlosses[n], device=device(dg)) for n, c in loss_caches.items() if n in dlosses and c is not None
+    }
     if "importance" in given:
         dg = dg + importance.backward(given["importance"], loss_caches["importance"])[0]
     ds, _ = weigh.backward(dg, g_cache)
@@ -122,15 +124,49 @@ def backward(dg: Array, dlosses: Mapping[str, Any], cache: Cache) -> tuple[Array
     return (dx if jitter is None else dx * jitter), {name: dp[name] for name in p}
 
 
+def _drawn(draws: Draws | None, x: Array, cfg: RouterConfig) -> Draws:
+    """The draws in the precision and on the device of x; what the settings do not draw is refused."""
+    if draws is None:
+        return Draws()
+    xp, tokens = namespace(x), int(x.shape[0])
+    wanted = {
+        "noise": (tokens, cfg.n_experts) if cfg.noise == "learned" else None,
+        "jitter": tuple(x.shape) if cfg.jitter else None,
+        "second": (tokens,) if cfg.second_threshold is not None else None,
+    }
+    found = {}
+    for name, shape in wanted.items():
+        value = getattr(draws, name)
+        if value is not None:
+            if shape is None:
+                raise ConfigError(
+                    f"draws.{name} was given, but these settings draw none: use moe.draw(rng, cfg, tokens)"
+                )
+            check_shape(f"draws.{name}", value, shape)
+            found[name] = xp.astype(xp.asarray(value, device=device(x)), real(x).dtype, copy=False)
+    return Draws(**found)
+
+
 def _check_finite(h: Array, cfg: RouterConfig) -> None:
-    """NaN and +inf have no rank; -inf is a masked expert and allowed."""
-    if cfg.nonfinite == "propagate":
+    """NaN and +inf have no rank; -inf is a masked expert, and k others must be left."""
+    if cfg.nonfinite == "propagate" or not h.size:
         return
-    xp = namespace(h)
-    values = real(h)
+    xp, values = namespace(h), real(h)
     kernels.checks.no_nan("the router's logit", values)
-    if values.size and float(xp.max(values)) == float("inf"):
-        raise ConfigError("the router's logits hold +inf: no softmax exists; scale the input or the weights down")
+    flat = int(xp.argmax(values))
+    token, expert = divmod(flat, cfg.n_experts)
+    if float(values[token, expert]) == float("inf"):
+        raise NonFiniteError(
+            f"the router's logit is +inf at (token {token}, expert {expert}): no softmax exists; "
+            "scale the input or the weights down"
+        )
+    if cfg.select != "expert_choice" and float(xp.min(values)) == -float("inf"):
+        left = xp.sum(xp.astype(values > -xp.inf, xp.int64), axis=1)
+        if int(xp.min(left)) < cfg.k:
+            token = int(xp.argmin(left))
+            raise NonFiniteError(
+                f"token {token} has {int(left[token])} experts that no logit of -inf masks, fewer than k={cfg.k}"
+            )
 
 
 def _decide(
@@ -140,6 +176,10 @@ def _decide(
     xp = namespace(s)
     preference = real(s)
     if cfg.selection_bias:
+        if bool(xp.any(xp.isnan(real(p["selection_bias"])))):
+            raise NonFiniteError(
+                "router.selection_bias holds NaN: no expert can be ranked; find the update that made it"
+            )
         preference = preference + real(p["selection_bias"])
     idx, kept = select.get(cfg.select).select(preference, cfg, mask)
     if mask is not None:

@@ -2,18 +2,19 @@ r"""The shared expert: one feed-forward network of width d_shared that every tok
 
 Forward::
 
-    a = x W_guᵀ        h = act(gate) ⊙ up (or act(a))        y = h W_dᵀ
+    a = x W_guᵀ (+ b_gu)        h = act(gate) ⊙ up (or act(a))        y = h W_dᵀ (+ b_d)
 
 Backward::
 
-    dh = dy W_d        da = ∂h/∂aᵀ dh        dx = da W_gu        dW_d = dyᵀ h        dW_gu = daᵀ x
+    dh = dy W_d        da = ∂h/∂aᵀ dh        dx = da W_gu
+    dW_d = dyᵀ h       dW_gu = daᵀ x         db_d = Σ dy        db_gu = Σ da
 
 Source: DeepSeekMoE, arXiv:2401.06066, eq. 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pymoe import kernels
@@ -33,33 +34,29 @@ class Cache(NamedTuple):
     gated: bool
 
 
-def init(normal: Callable[..., Array], cfg: MoEConfig) -> dict[str, Array]:
-    """gate_up_proj (2F, D) or up_proj (F, D), down_proj (D, F), with F = d_shared."""
-    up, down = names(cfg.gated)
-    return {
-        up: normal((2 if cfg.gated else 1) * cfg.d_shared, cfg.d_model),
-        down: normal(cfg.d_model, cfg.d_shared),
-    }
-
-
 def forward(x: Array, p: Mapping[str, Array], cfg: MoEConfig, mask: Array | None = None) -> tuple[Array, Cache]:
     """y (T, D) of x (T, D); x of a padding token is 0, and so is its y."""
     up, down = names(cfg.gated)
     kernel = kernels.of(x)
-    a, up_cache = linear.forward(x, p[up])
+    a, up_cache = linear.forward(x, p[up], p.get(up + "_bias"))
     h = kernel.glu_forward(a, cfg.activation) if cfg.gated else kernel.act_forward(a, cfg.activation)
-    y, down_cache = linear.forward(h, p[down])
+    y, down_cache = linear.forward(h, p[down], p.get(down + "_bias"))
     if mask is not None:
         y = namespace(y).where(mask[:, None], y, namespace(y).zeros_like(y))
     return y, Cache(up_cache, a, down_cache, mask, cfg.activation, cfg.gated)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """dx (T, D) and the gradients; dy of a padding token is 0."""
-    up_cache, a, down_cache, _, act, gated = cache
+    """dx (T, D) and the gradients; what dy holds for a padding token does not count."""
+    up_cache, a, down_cache, mask, act, gated = cache
+    if mask is not None:
+        dy = namespace(dy).where(mask[:, None], dy, namespace(dy).zeros_like(dy))
     kernel = kernels.of(a)
     up, down = names(gated)
     dh, d_down = linear.backward(dy, down_cache)
     da = kernel.glu_backward(dh, a, act) if gated else kernel.act_backward(dh, a, act)
     dx, d_up = linear.backward(da, up_cache)
-    return dx, {up: d_up["weight"], down: d_down["weight"]}
+    dp = {up: d_up["weight"], down: d_down["weight"]}
+    if "bias" in d_up:
+        dp[up + "_bias"], dp[down + "_bias"] = d_up["bias"], d_down["bias"]
+    return dx, dp

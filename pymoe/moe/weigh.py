@@ -37,7 +37,14 @@ class Cache(NamedTuple):
 
 
 def forward(
-    s: Array, idx: Array, kept: Array | None = None, *, norm: str = "none", eps: float = 0.0, scale: float = 1.0, after: bool = False
+    s: Array,
+    idx: Array,
+    kept: Array | None = None,
+    *,
+    norm: str = "none",
+    eps: float = 0.0,
+    scale: float = 1.0,
+    after: bool = False,
 ) -> tuple[Array, Cache]:
     """g (T, K) from s (T, E), idx (T, K), kept (T, K) bool or None; ``after``: renormalise after the drop.
 
