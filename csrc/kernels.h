@@ -16,7 +16,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define R float
 #define V vector_f32
 #define VL 16
-#define KEY int32_t
+#define BITS 32
 #define NAME(leaf) leaf##_f32
 #define REAL(x) (x)
 #define SQRT sqrtf
@@ -26,7 +26,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #undef R
 #undef V
 #undef VL
-#undef KEY
+#undef BITS
 #undef NAME
 #undef SQRT
 #undef ABS
@@ -35,7 +35,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define R double
 #define V vector_f64
 #define VL 8
-#define KEY int64_t
+#define BITS 64
 #define NAME(leaf) leaf##_f64
 #define SQRT sqrt
 #define ABS fabs
@@ -43,7 +43,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #undef T
 #undef V
 #undef VL
-#undef KEY
+#undef BITS
 #undef NAME
 #undef REAL
 #undef SQRT
@@ -56,7 +56,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define T double _Complex
 #define V double _Complex
 #define VL 1
-#define KEY int64_t
+#define BITS 64
 #define NAME(leaf) leaf##_c128
 #define REAL(x) creal(x)
 #define SQRT csqrt
@@ -65,7 +65,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #undef T
 #undef R
 #undef V
-#undef KEY
+#undef BITS
 #undef NAME
 #undef REAL
 #undef SQRT
@@ -74,7 +74,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define T long double
 #define R long double
 #define V long double
-#define KEY int64_t
+#define BITS 80
 #define NAME(leaf) leaf##_f80
 #define REAL(x) (x)
 #define SQRT sqrtl
@@ -84,7 +84,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #undef R
 #undef V
 #undef VL
-#undef KEY
+#undef BITS
 #undef NAME
 #undef REAL
 #undef SQRT

@@ -16,8 +16,8 @@ import numpy as np
 
 from pymoe.backend.errors import DtypeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.kernels import _cython, checks, reference
-from pymoe.kernels.parallel import build, threads
+from pymoe.kernels import checks, reference
+from pymoe.kernels.parallel import build, compiled, threads
 
 __all__ = list(reference.__all__)
 
@@ -38,7 +38,7 @@ def supports(x: Array) -> bool:
 
 
 def _fused(name: str) -> dict[np.dtype[Any], Callable[..., None]]:
-    function = getattr(_cython, name)
+    function = getattr(compiled, name)
     return {dtype: function[c_type] for dtype, c_type in _TYPES.items()}
 
 
@@ -82,7 +82,7 @@ def _indices(name: str, ids: Array, n: int, *, lowest: int = 0) -> Array:
         return np.array(ids, dtype=_INT64, order="C")
     ids = _plain(ids, _INT64)
     if ids.size:
-        low, high = _cython.bounds(ids.reshape(-1))
+        low, high = compiled.bounds(ids.reshape(-1))
         if low < lowest or high >= n:
             checks.index(name, ids, n, lowest=lowest)
     return ids
@@ -93,7 +93,7 @@ def _starts(start: Array, groups: int, n_rows: int) -> Array | None:
     if start.dtype.kind not in "iu":
         return None
     plain = _plain(start, _INT64)
-    if plain.shape != (groups + 1,) or plain[0] != 0 or plain[-1] != n_rows or not _cython.ascending(plain):
+    if plain.shape != (groups + 1,) or plain[0] != 0 or plain[-1] != n_rows or not compiled.ascending(plain):
         checks.starts(start, groups, n_rows)
     return plain
 
@@ -118,9 +118,9 @@ def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
         return reference.counting_sort(ids, n)
     ids = _indices("ids", ids, n, lowest=-1)
     start = np.empty(n + 1, dtype=_INT64)
-    _cython.count(ids, start)
+    compiled.count(ids, start)
     order = np.empty(start[n], dtype=_INT64)
-    _cython.place(ids, start.copy(), order)
+    compiled.place(ids, start.copy(), order)
     return order, start
 
 
@@ -143,7 +143,7 @@ def gather(x: Array, rows: Array) -> Array:
     rows = _indices("rows", rows, x.shape[0])
     x = _plain(x, x.dtype.newbyteorder("="))
     out = np.empty((rows.size, *x.shape[1:]), dtype=x.dtype)
-    _cython.gather(_bytes(x.reshape(len(x), -1)), rows, _bytes(out.reshape(len(out), -1)), threads(out.nbytes // 8))
+    compiled.gather(_bytes(x.reshape(len(x), -1)), rows, _bytes(out.reshape(len(out), -1)), threads(out.nbytes // 8))
     return out
 
 
@@ -188,7 +188,7 @@ def expand(v: Array, idx: Array, n: int) -> Array:
     idx = _indices("idx", idx, n)
     v = _plain(v, v.dtype.newbyteorder("="))
     out = np.empty((v.shape[0], n), dtype=v.dtype)
-    _cython.expand(_bytes(v[:, :, None]), idx, _bytes(out[:, :, None]), threads(out.size))
+    compiled.expand(_bytes(v[:, :, None]), idx, _bytes(out[:, :, None]), threads(out.size))
     return out
 
 
