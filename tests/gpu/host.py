@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.kernels import cuda, cuda_launch
+from pymoe import kernels
+from pymoe.kernels import cuda, cuda_launch, reference
 
 GUARD = 64  # elements before and after each output
 SHIM = Path(__file__).with_name("host_shim.h")
@@ -84,14 +85,16 @@ class Host:
                 given.append(LETTERS[str(a.dtype)])
                 values.append({"f": ctypes.c_float, "d": ctypes.c_double}[given[-1]](a))
         wanted = self._library.signature(index).decode().rstrip(",").split(",")
-        assert given == wanted, f"{instance} takes {wanted}, got {given}"
+        pairs = zip(given, wanted, strict=True)
+        fits = len(given) == len(wanted) and all(g in (w, w.replace("r", "w")) for g, w in pairs)
+        assert fits, f"{instance} takes {wanted}, got {given}"  # what may be written may also be read
         blocks, (threads,) = grid
         assert all(b > 0 for b in blocks) and threads % 32 == 0 and threads <= 1024
         x, y = (min(b, self._blocks or b) for b in (*blocks, 1)[:2])
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         failure = self._library.run(index, pointers, x, y, threads)
         assert not failure, f"{instance}: {failure.decode()}"
-        for whole in self._guarded:
+        for whole in self._guarded[-3:]:  # the outputs of this launch
             fill = 0 if whole.dtype == bool else -77
             outside = np.concatenate([whole[:GUARD], whole[-GUARD:]])
             assert (outside == fill).all(), f"{instance} wrote outside its output"
@@ -107,9 +110,14 @@ def emulated(host: Host) -> Iterator[Host]:
 
     names = "int64 bool_ ascontiguousarray stack min max take searchsorted arange concatenate dot".split()
     stand_in = SimpleNamespace(**{n: getattr(np, n) for n in names}, argsort=argsort, empty=host.empty)
-    before = cuda._cupy, cuda.launch
-    cuda._cupy, cuda.launch = (lambda: stand_in), host.launch
+
+
+    def of(x: np.ndarray) -> Any:
+        return cuda if str(x.dtype) in cuda_launch.TYPES or x.dtype.kind in "iu" else reference
+
+    before = cuda._cupy, cuda.launch, kernels.of
+    cuda._cupy, cuda.launch, kernels.of = (lambda: stand_in), host.launch, of
     try:
         yield host
     finally:
-        cuda._cupy, cuda.launch = before
+        cuda._cupy, cuda.launch, kernels.of = before

@@ -12,6 +12,7 @@ import pytest
 from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, ShapeError
 from pymoe.kernels import activations, cuda, cuda_launch, reference
 
+from ..strict.subjects import Subject, deviation, subjects
 from .cases import E, K, cases, names
 from .host import Host, build, compiler, emulated
 
@@ -100,6 +101,30 @@ def test_equals_the_definition(case: str, dtype: str, blocks: int | None, librar
         got = getattr(cuda, kernel)(*args, **keywords)
     assert bool(host.launched) == (kernel not in NO_RAW_KERNEL and case != "topk_sort"), "which kernel ran?"
     assert error(got, definition(kernel, args, keywords)) <= TOLERANCE[dtype]
+
+
+WHOLE = [s for s in subjects() if s.name[:5] in ("layer", "model")]
+
+
+@pytest.mark.parametrize("subject", WHOLE, ids=lambda s: s.name.replace(" ", "-"))
+def test_layers_and_models_on_the_cuda_kernels(subject: Subject, library: Any) -> None:
+    """Forward and backward with every kernel call going through ``pymoe.kernels.cuda``."""
+    with np.errstate(invalid="ignore"):
+        want = subject.run(lambda a: a)
+        with emulated(Host(library)) as host:
+            got = subject.run(lambda a: a)
+    used = {name.split("<")[0] for name in host.launched}
+    assert {"topk", "gather", "combine"} <= used
+    off, path = deviation(got, want)
+    assert off <= 1e-13, f"{path}: {off:.1e}"
+
+
+def test_the_cases_launch_every_instance(library: Any) -> None:
+    with emulated(Host(library)) as host:
+        for dtype in TOLERANCE:
+            for kernel, args, keywords in cases(np.random.default_rng(7), dtype).values():
+                getattr(cuda, kernel)(*args, **keywords)
+    assert set(host.launched) == set(cuda_launch.INSTANCES)
 
 
 @pytest.mark.parametrize("case", [n for n in names() if n.split("_")[0] not in ROUNDED])

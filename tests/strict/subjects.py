@@ -1,0 +1,202 @@
+"""Everything that has to run on any array library: kernels, ops, the layer with every preset, whole models.
+
+A subject is ``run(to)``: it makes its NumPy inputs (seeded, read-only), hands each to ``to``, computes forward and
+backward, and returns a nest of results.  The strict tests and the GPU tests compare that nest with the one of NumPy.
+New kernels, ops, presets and models come in by discovery.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pymoe import kernels, models, moe, presets
+from pymoe.backend import to_numpy
+
+from ..gpu import cases as kernel_cases
+from ..ops.cases import CASES as OP_CASES
+
+To = Callable[[np.ndarray], Any]
+T, D, F, E, K = 12, 5, 6, 8, 2  # tokens as (3, 4); expert choice needs K T / E to be whole
+
+
+class Subject(NamedTuple):
+    name: str
+    run: Callable[[To], Any]
+
+
+def convert(nest: Any, to: To) -> Any:
+    """``to`` for every NumPy array of a nest of dicts, tuples and NamedTuples."""
+    if isinstance(nest, np.ndarray):
+        nest.setflags(write=False)
+        return to(nest)
+    if isinstance(nest, Mapping):
+        return {name: convert(value, to) for name, value in nest.items()}
+    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        return type(nest)(*(convert(value, to) for value in nest))
+    if isinstance(nest, (tuple, list)):
+        return type(nest)(convert(value, to) for value in nest)
+    return nest
+
+
+def leaves(nest: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, array or number) of everything in a nest."""
+    if hasattr(nest, "shape"):
+        yield path, nest
+    elif isinstance(nest, Mapping):
+        for name, value in nest.items():
+            yield from leaves(value, f"{path}.{name}")
+    elif isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        yield from leaves(nest._asdict(), path)
+    elif isinstance(nest, (tuple, list)):
+        for i, value in enumerate(nest):
+            yield from leaves(value, f"{path}[{i}]")
+    elif nest is not None:
+        yield path, np.asarray(nest)
+
+
+def deviation(got: Any, want: Any) -> tuple[float, str]:
+    """(largest deviation relative to the tensor's maximum, its path).  Integers, NaN and infinities must be equal."""
+    worst = (0.0, "")
+    given, wanted = dict(leaves(got)), dict(leaves(want))
+    if given.keys() != wanted.keys():
+        return np.inf, f"only in one: {sorted(given.keys() ^ wanted.keys())}"
+    for path, w in wanted.items():
+        g, w = _host(given[path]), _host(w)
+        if g.shape != w.shape or g.dtype.kind != w.dtype.kind:
+            return np.inf, f"{path}: {g.dtype}{g.shape} instead of {w.dtype}{w.shape}"
+        finite = np.isfinite(w)
+        if w.dtype.kind != "f" or not finite.all():
+            same = (g == w) | ((g != g) & (w != w)) if w.dtype.kind == "f" else g == w
+            if not (same | finite if w.dtype.kind == "f" else same).all():
+                return np.inf, path
+        if w.dtype.kind == "f" and w.size:
+            scale = np.max(np.abs(w), where=finite, initial=0) or 1.0
+            off = np.max(np.abs(np.where(finite, g, 0) - np.where(finite, w, 0)), initial=0) / scale
+            worst = max(worst, (float(off) if off == off else np.inf, path))
+    return worst
+
+
+def _host(leaf: Any) -> np.ndarray:
+    return np.asarray(leaf) if isinstance(leaf, np.generic) else to_numpy(leaf)
+
+
+def _rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def _like(out: Any, to: To, name: str) -> Any:
+    """A random cotangent of ``out``."""
+    return convert(_rng(name).standard_normal(tuple(out.shape)), to)
+
+
+def _kernel(name: str) -> Subject:
+    def run(to: To) -> Any:
+        kernel, args, keywords = kernel_cases.cases(np.random.default_rng(5), np.float64)[name]
+        given = convert(args, to)
+        return getattr(kernels.of(given[0]), kernel)(*given, **keywords)
+
+    return Subject(f"kernel {name}", run)
+
+
+def _op(case: Any) -> Subject:
+    def run(to: To) -> Any:
+        y, cache = case.op.forward(*convert(case.args(), to), **case.static)
+        return y, case.op.backward(_like(y, to, case.name), cache)
+
+    return Subject(f"op {case.name}", run)
+
+
+def _layer(name: str, variant: str) -> Subject:
+    settings: dict[str, Any] = {
+        "plain": {},
+        "padding": {},
+        "shared": {"bias": True, "d_shared": 7, "router_bias": True},
+        "capacity": {"capacity": moe.Capacity(factor=0.7, order="score")},
+    }[variant]
+
+    def run(to: To) -> Any:
+        rng = _rng(f"{name} {variant}")
+        cfg = presets.PRESETS[name](d_model=D, d_ff=F, n_experts=E, k=1 if name == "switch" else K, **settings)
+        p = moe.init(rng, cfg)
+        for leaf in ("bias", "selection_bias", "noise_weight"):
+            if leaf in p["router"]:
+                p["router"][leaf] = rng.standard_normal(p["router"][leaf].shape)
+        for leaf in [n for n in p["experts"] if n.endswith("_bias")]:
+            p["experts"][leaf] = rng.standard_normal(p["experts"][leaf].shape)
+        mask = np.arange(4) < np.array([[4], [1], [3]]) if variant == "padding" else None
+        x, draws = rng.standard_normal((3, 4, D)), moe.draw(rng, cfg, T)
+        out, cache = moe.forward(*convert((x, p), to), cfg, *convert((mask, draws), to))
+        dlosses = {loss: 0.5 + i for i, loss in enumerate(out.losses)}
+        return out, moe.backward(_like(out.y, to, name), cache, dlosses)
+
+    return Subject(f"layer {name} {variant}", run)
+
+
+def _transformer(variant: str) -> dict[str, Any]:
+    layer = presets.mixtral(d_model=12, d_ff=8, n_experts=5, k=2)
+    if variant == "deepseek":
+        layer = presets.deepseek_v3(d_model=12, d_ff=8, n_experts=4, k=2, n_group=2, topk_group=1, d_shared=7)
+    common: dict[str, Any] = dict(vocab=11, d_model=12, n_heads=3, n_kv_heads=1, head_dim=4, d_ff=7, context=9)
+    common |= dict(moe=layer)
+    if variant == "layer_norm":
+        common |= dict(norm="layer", bias=True, gated=False, activation="gelu", dropout=0.2, moe_layers=(1,))
+    return common | dict(n_layers=2, label_smoothing=0.1, std=0.3)
+
+
+def _model(kind: str, variant: str) -> Subject:
+    module = getattr(models, kind)
+
+    def run(to: To) -> Any:
+        rng = _rng(kind + variant)
+        config = {"lm": models.LMConfig, "classifier": models.ClassifierConfig, "seq2seq": models.Seq2SeqConfig}[kind]
+        extra: dict[str, Any] = {"n_classes": 3} if kind == "classifier" else {}
+        cfg = config(**_transformer(variant), **extra)
+        p = module.init(rng, cfg, np.float64)
+        ids = rng.integers(0, 11, (2, 5))
+        mask = np.arange(5) < np.array([[5], [3]])
+        keywords: dict[str, Any] = {"mask": mask}
+        args: tuple[Any, ...] = (ids, p, cfg)
+        if kind == "seq2seq":
+            args += (rng.integers(0, 11, (2, 4)),)
+            keywords |= dict(targets=rng.integers(0, 11, (2, 4)), draws=module.draw(rng, cfg, 2, 5, 4))
+        else:
+            targets = rng.integers(0, 3, 2) if kind == "classifier" else rng.integers(0, 11, (2, 5))
+            keywords |= dict(targets=targets, draws=module.draw(rng, cfg, 2, 5))
+        out, cache = module.forward(*convert(args, to), **convert(keywords, to))
+        dlosses = {loss: 0.5 + i for i, loss in enumerate(out.losses)}
+        return out, module.backward(_like(out.logits, to, kind), cache, dlosses)
+
+    return Subject(f"model {kind} {variant}", run)
+
+
+def _generation(to: To) -> Any:
+    """Two steps with a KV cache: the second sees the keys of the first."""
+    cfg = models.LMConfig(**_transformer("mixtral"))
+    p = convert(models.lm.init(_rng("generation"), cfg, np.float64), to)
+    ids = _rng("ids").integers(0, 11, (2, 5))
+    first, kv = models.lm.step(convert(ids[:, :3].copy(), to), p, cfg)
+    second, kv = models.lm.step(convert(ids[:, 3:].copy(), to), p, cfg, kv)
+    return first, second, kv
+
+
+def subjects() -> list[Subject]:
+    made = [_kernel(name) for name in kernel_cases.names()]
+    made += [_op(case) for case in OP_CASES]
+    for name in presets.PRESETS:
+        for variant in ("plain", "padding", "shared", "capacity"):
+            choice = presets.PRESETS[name](d_model=D, d_ff=F, n_experts=E).router.select == "expert_choice"
+            if not (choice and variant == "capacity"):  # expert choice has its own capacity
+                made.append(_layer(name, variant))
+    for kind in ("lm", "classifier", "seq2seq"):
+        made += [_model(kind, variant) for variant in ("mixtral", "deepseek", "layer_norm")]
+    return [*made, Subject("model lm with a KV cache", _generation)]
+
+
+def names_of_model_configs() -> set[str]:
+    """The model kinds that exist, so that a new one cannot be forgotten here."""
+    classes = {n: c for n, c in vars(models).items() if isinstance(c, type)}
+    return {n for n, c in classes.items() if issubclass(c, models.TransformerConfig)}
