@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import glob
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -22,9 +23,7 @@ def blas() -> dict[str, Any]:
     """{"library", "core", "threads"} of NumPy's BLAS; unknown parts are None."""
     found = {"library": _built_with(), "core": None, "threads": None}
     if importlib.util.find_spec("threadpoolctl"):
-        import threadpoolctl
-
-        for pool in threadpoolctl.threadpool_info():
+        for pool in importlib.import_module("threadpoolctl").threadpool_info():
             if pool.get("user_api") == "blas":
                 return {
                     "library": f"{pool['internal_api']} {pool.get('version') or ''}".strip(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pymoe.cli import blas_core
+from pymoe.cli.words import say, system
 
 INTERRUPTED = 130
 
@@ -26,11 +26,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(f"{message} (see `{self.prog} --help`)")
         raise SystemExit(2)
-
-
-def say(message: str) -> None:
-    """One line on stderr, whatever is in the message."""
-    print("pymoe: error: " + " ".join(message.split()), file=sys.stderr)
 
 
 def parser() -> Parser:
@@ -112,18 +107,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("pymoe: stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `pymoe generate ... | head`: the reader has enough
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 141
     except OSError as error:
-        say(_system(error))
+        say(system(error))
+        _silence()
     except MemoryError:
         say("not enough memory: use a smaller --batch or --window, or a shorter text")
     return 2
 
 
-def _system(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}the disk is full ({error.strerror}): free some space; files written before are untouched"
-    return f"{where}{error.strerror or error}: check the path, its permissions and the disk"
+def _silence() -> None:
+    """If stdout itself is what failed, Python must not try it again on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

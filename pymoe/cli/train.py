@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError
-from pymoe.cli import generate, gradients, info
+from pymoe.cli import generate, gradients, info, words
 from pymoe.cli.progress import Progress
 from pymoe.io import atomic
 from pymoe.models.count import count_parameters
@@ -38,6 +38,11 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\npymoe: stopped; continue with `pymoe train --resume {place.folder}`", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            words.say(f"{words.system(error)}; then continue with `pymoe train --resume {place.folder}`")
+            return 2
 
 
 

@@ -30,8 +30,8 @@ def write(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) ->
     """
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             for chunk in chunks:
                 write_all(descriptor, chunk)
@@ -39,11 +39,14 @@ def write(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) ->
         finally:
             os.close(descriptor)
         os.replace(temporary, os.path.join(folder, name))
-    except BaseException:  # also KeyboardInterrupt: no half-written file stays behind
+        sync_folder(folder)
+    except BaseException as error:  # also KeyboardInterrupt: no half-written file stays behind
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)  # os.write and os.fsync do not know it
+            error.filename2 = None
         raise
-    sync_folder(folder)
 
 
 def write_all(descriptor: int, chunk: bytes | memoryview) -> None:

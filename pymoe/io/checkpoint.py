@@ -45,8 +45,16 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], state: Mappin
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, state) of a file that ``save`` wrote; CheckpointError if a single bit is not as it was written."""
-    arrays, metadata = safetensors.read(path)
-    where = os.fspath(path)
+    with open(path, "rb") as file:
+        return parse(file.read(), os.fspath(path))
+
+
+def parse(data: bytes, where: str = "checkpoint") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """``load`` of the bytes of a file."""
+    try:
+        arrays, metadata = safetensors.parse(data)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}: use another copy") from None
     if metadata.get("format") != FORMAT or metadata.keys() != {"format", "state", "sha256", "header_sha256"}:
         raise CheckpointError(f"{where}: not a checkpoint of this version of pymoe (format {FORMAT}), or damaged")
     claimed = metadata.pop("header_sha256")
@@ -91,7 +99,7 @@ def _few(names: list[str]) -> str:
 
 
 def _sha256(array: np.ndarray) -> str:
-    raw = memoryview(safetensors.canonical(array).reshape(-1)).cast("B") if array.size else b""
+    raw = safetensors.canonical(array).reshape(-1).data.cast("B") if array.size else b""
     return hashlib.sha256(raw).hexdigest()
 
 

@@ -71,7 +71,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Ma
         yield struct.pack("<Q", len(text)) + text
         for name in names:
             if arrays[name].nbytes:
-                yield memoryview(arrays[name].reshape(-1)).cast("B")
+                yield arrays[name].reshape(-1).data.cast("B")
 
     atomic.write(path, chunks())
 

@@ -40,7 +40,7 @@ def kind(token: str) -> str:
 
 class Layer(NamedTuple):
     layer: int  # index of the block
-    count: np.ndarray  # (V, E) choices of each token by each expert
+    counts: np.ndarray  # (V, E) choices of each token by each expert
 
 
 def count(choices: Iterable[Choice], vocabulary: Vocabulary) -> list[Layer]:
@@ -57,15 +57,15 @@ def count(choices: Iterable[Choice], vocabulary: Vocabulary) -> list[Layer]:
 def by_kind(layer: Layer, vocabulary: Vocabulary) -> tuple[list[str], np.ndarray]:
     """(kinds that occur, share (E, kinds)): of a kind's choices, the share of each expert; columns sum to 1."""
     names = [kind(vocabulary.token(i)) for i in range(vocabulary.size)]
-    sums = np.stack([layer.count[[n == k for n in names]].sum(axis=0) for k in KINDS], axis=1)
+    sums = np.stack([layer.counts[[n == k for n in names]].sum(axis=0) for k in KINDS], axis=1)
     present = sums.sum(axis=0) > 0
     return [k for k, yes in zip(KINDS, present, strict=True) if yes], sums[:, present] / sums[:, present].sum(axis=0)
 
 
 def favourites(layer: Layer, vocabulary: Vocabulary, expert: int, n: int = 4) -> str:
     """The tokens an expert takes far more of than its share, best first: ranked by observed minus expected count."""
-    expected = np.outer(layer.count.sum(axis=1), layer.count.sum(axis=0)) / max(layer.count.sum(), 1)
-    surplus = (layer.count - expected)[:, expert]
+    expected = np.outer(layer.counts.sum(axis=1), layer.counts.sum(axis=0)) / max(layer.counts.sum(), 1)
+    surplus = (layer.counts - expected)[:, expert]
     best = [i for i in np.argsort(-surplus, kind="stable")[:n] if surplus[i] > 0]
     return " ".join(_visible(vocabulary.token(int(i))) for i in best)
 
@@ -73,11 +73,11 @@ def favourites(layer: Layer, vocabulary: Vocabulary, expert: int, n: int = 4) ->
 def table(layer: Layer, vocabulary: Vocabulary) -> str:
     """The table as text: a row for each expert, a column for each kind, in percent of the kind."""
     kinds, share = by_kind(layer, vocabulary)
-    load = layer.count.sum(axis=0) / max(layer.count.sum(), 1)
+    load = layer.counts.sum(axis=0) / max(layer.counts.sum(), 1)
     width = [max(len(k), 6) for k in kinds]
     head = "  ".join(f"{k:>{w}}" for k, w in zip(kinds, width, strict=True))
     lines = [f"  expert   load  {head}   takes above all"]
-    for e in range(layer.count.shape[1]):
+    for e in range(layer.counts.shape[1]):
         cells = "  ".join(f"{100 * s:>{w - 1}.0f}%" for s, w in zip(share[e], width, strict=True))
         lines.append(f"  {e:>6}  {100 * load[e]:>4.0f}%  {cells}   {favourites(layer, vocabulary, e)}")
     return "\n".join(lines)

@@ -136,7 +136,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values)])
     lo = np.maximum(np.arange(len(values)) - half, 0)
     hi = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    return (total[hi] - total[lo]) / (hi - lo)
+    smooth: np.ndarray = (total[hi] - total[lo]) / (hi - lo)
+    return smooth
 
 
 def _write(figure: Any, folder: str, name: str) -> str:

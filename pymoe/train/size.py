@@ -18,8 +18,10 @@ def dense_twin(cfg: LMConfig) -> LMConfig:
     widths = [_active_width(b, cfg.d_model) for b in cfg.stack.blocks]
     d_ff = math.ceil(sum(widths) / len(widths))
     moe = cfg.moe
-    same = {} if moe is None else {"gated": moe.gated, "activation": moe.activation}
-    return dataclasses.replace(cfg, moe=None, moe_layers="all", d_ff=d_ff, **same)
+    form = cfg if moe is None else moe
+    return dataclasses.replace(
+        cfg, moe=None, moe_layers="all", d_ff=d_ff, gated=form.gated, activation=form.activation
+    )
 
 
 def _active_width(block: BlockConfig, d_model: int) -> float:

@@ -30,7 +30,7 @@ class Vocabulary(NamedTuple):
     def encode(self, text: str) -> np.ndarray:
         """ids (N,) uint8; a character outside the vocabulary is a DataError that names it."""
         if not self.characters:
-            return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).copy()
+            return np.array(np.frombuffer(text.encode("utf-8"), dtype=np.uint8))
         points = np.array([ord(c) for c in self.characters], dtype=np.uint32)
         pieces = [np.empty(0, np.uint8)]
         for lo in range(0, len(text), _PIECE):
