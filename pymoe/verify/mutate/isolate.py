@@ -12,6 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+from array_api_compat import numpy as numpy_namespace
 
 from pymoe.verify.mutate.operators import SCALE
 
@@ -69,6 +70,30 @@ def replaced(name: str, tree: ast.Module) -> Iterator[Scaler]:
             other.__dict__[key] = value
         module.__dict__.clear()
         module.__dict__.update(saved)
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """``empty`` gives NaN (or absurd integers) within the block: the memory it gets often still holds the right answer
+    of the call before, and then a mutant that never writes its result passes every test."""
+    saved = [(m, name, getattr(m, name)) for m in (np, numpy_namespace) for name in ("empty", "empty_like")]
+
+    def wrapped(original: Any) -> Any:
+        def empty(*args: Any, **keywords: Any) -> Any:
+            a = original(*args, **keywords)
+            if type(a) is np.ndarray and a.dtype.kind in "fciu":
+                a.fill(np.nan if a.dtype.kind in "fc" else np.iinfo(a.dtype).max // 2)
+            return a
+
+        return empty
+
+    try:
+        for m, name, original in saved:
+            setattr(m, name, wrapped(original))
+        yield
+    finally:
+        for m, name, original in saved:
+            setattr(m, name, original)
 
 
 def _ours(name: str) -> bool:

@@ -6,7 +6,8 @@ another axis, max <-> min, zeros <-> ones, sum <-> mean.  Numeric, on what a bac
 1 + 1e-3, times 1 + 1e-8, times -1.
 
 Left alone: docstrings, annotations, imports, ``raise`` with its message, and guards (an ``if`` that only raises, calls
-of the input checks): bad input has its own tests.  ``device=`` is left alone: it says nothing on the CPU.
+of the input checks): bad input has its own tests.  ``device=``, zip's ``strict=`` and the presence of
+``stable=True`` are left alone: they say nothing on the CPU, where lengths agree, and beside the default.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ _NAMES |= {
     "maximum": "minimum",
     "minimum": "maximum",
 }
-_SILENT_KEYWORDS = {"device"}
+_SILENT_KEYWORDS = {"device", "strict", "stable"}  # on the CPU; where lengths agree; True is the default
+_SYMMETRIC = {"namespace", "result_type"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ class Mutant:
     kind: str
     change: str
     ordinal: int
-    tree: ast.Module
+    build: Callable[[], ast.Module]
+
+    @property
+    def tree(self) -> ast.Module:
+        """The whole module with the change in it (made on demand: copying a tree is the slow part)."""
+        return self.build()
 
     @property
     def key(self) -> str:
@@ -100,8 +107,8 @@ def mutants(source: str, module: str, *, numeric: bool = True, guards: bool = Fa
         for kind, after, edit in _edits(node, function.rpartition(".")[2], numeric):
             change = f"{_text(node)} -> {after}"
             seen[function, change] += 1
-            mutated = _replaced(tree, path, edit)
-            yield Mutant(module, function, getattr(node, "lineno", 0), kind, change, seen[function, change], mutated)
+            build = partial(_replaced, tree, path, edit)
+            yield Mutant(module, function, getattr(node, "lineno", 0), kind, change, seen[function, change], build)
 
 
 Path = tuple[tuple[str, int | None], ...]
@@ -145,7 +152,7 @@ def _sites(tree: ast.Module, guards: bool) -> Iterator[tuple[Path, ast.AST, str]
 
 def _is_guard(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
-        return all(isinstance(s, ast.Raise) for s in node.body) and not node.orelse
+        return all(isinstance(s, ast.Raise) or _is_guard(s) for s in node.body) and not node.orelse
     return (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and bool(GUARDS.match(_text(node.value.func)))
     )
@@ -221,7 +228,8 @@ _UNDO = ("matrix_transpose", "permute_dims", "real", "exp", "log")  # calls that
 def _call(node: ast.Call) -> Iterator[tuple[str, str, Edit]]:
     if isinstance(node.func, ast.Attribute) and node.func.attr in _UNDO and node.args:
         yield _changed("drop", node, _first_argument)
-    for i, (a, b) in enumerate(zip(node.args, node.args[1:], strict=False)):
+    symmetric = _text(node.func).rpartition(".")[2] in _SYMMETRIC
+    for i, (a, b) in enumerate(zip(() if symmetric else node.args, node.args[1:], strict=False)):
         if isinstance(a, ast.Name) and isinstance(b, ast.Name):
             yield _changed("swap", node, partial(_swapped_arguments, i=i))
     for i, keyword in enumerate(node.keywords):
@@ -244,6 +252,8 @@ def _constant(node: ast.Constant) -> Iterator[tuple[str, str, Edit]]:
 def _numeric(node: ast.AST) -> Iterator[tuple[str, str, Edit]]:
     factors = (*(1 + e for e in EPSILONS), -1.0)
     if isinstance(node, ast.Assign) and not isinstance(node.value, (ast.Name, ast.Constant)):
+        if isinstance(node.value, ast.Call) and _text(node.value.func).rpartition(".")[2] in ("empty", "empty_like"):
+            return  # scaling what is not yet written changes nothing
         for factor in factors:
             yield "numeric", f"times {_factor(factor)}", partial(_scaled_value, where=(), factor=factor)
     elif isinstance(node, ast.Return) and node.value is not None:

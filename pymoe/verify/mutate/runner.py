@@ -123,6 +123,7 @@ def _mutants(target: Target) -> Iterator[operators.Mutant]:
 def _judge(target: Target, lo: int, hi: int, limit: float) -> list[Verdict]:
     with (
         kernels.using("reference"),
+        isolate.poisoned(),
         warnings.catch_warnings(),
         np.errstate(divide="warn", over="warn", invalid="warn", under="ignore"),
     ):
