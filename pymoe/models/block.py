@@ -183,23 +183,22 @@ def backward(
 ) -> tuple[Array, dict[str, Any], Array | None]:
     """dy (B, S, D), cotangents of the MoE layer's losses -> dx (B, S, D), dp, dmemory (None where none is read)."""
     cfg, c_n1, c_attention, c_d1, c_n2, c_cross, c_d2, c_n3, c_ff, c_d3 = cache
-    dp: dict[str, Any] = {}
     dh = drop_backward(dy, c_d3)
-    if cfg.sparse:
-        dh, dp["mlp"] = moe.backward(dh, c_ff, dlosses)
-    else:
-        dh, dp["mlp"] = feed_forward.backward(dh, c_ff)
-    dh, dp["post_attention_layernorm"] = norm.backward(dh, c_n3)
+    dh, d_ff = moe.backward(dh, c_ff, dlosses) if cfg.sparse else feed_forward.backward(dh, c_ff)
+    dh, d_n3 = norm.backward(dh, c_n3)
     dx = dy + dh
 
     dmemory = None
+    d_cross: dict[str, Any] = {}
     if c_cross is not None and c_n2 is not None:
-        dh, dp["cross_attn"], dmemory = cross_attention.backward(drop_backward(dx, c_d2), c_cross)
-        dh, dp["cross_attn_layernorm"] = norm.backward(dh, c_n2)
+        dh, d_attn, dmemory = cross_attention.backward(drop_backward(dx, c_d2), c_cross)
+        dh, d_n2 = norm.backward(dh, c_n2)
+        d_cross = {"cross_attn_layernorm": d_n2, "cross_attn": d_attn}
         dx = dx + dh
 
-    dh, dp["self_attn"] = self_attention.backward(drop_backward(dx, c_d1), c_attention)
-    dh, dp["input_layernorm"] = norm.backward(dh, c_n1)
+    dh, d_attention = self_attention.backward(drop_backward(dx, c_d1), c_attention)
+    dh, d_n1 = norm.backward(dh, c_n1)
+    dp = {"input_layernorm": d_n1, "self_attn": d_attention, **d_cross, "post_attention_layernorm": d_n3, "mlp": d_ff}
     return dx + dh, dp, dmemory
 
 

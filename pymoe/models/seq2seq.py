@@ -8,7 +8,7 @@ Forward, source ids (B, S), decoder ids (B, R) (the target shifted right: it beg
     seq2seq = mean cross-entropy of logits against targets (teacher forcing: the decoder is shown the true past)
     balance, z, ... = mean over all MoE layers           (``losses``)
 
-Backward, from bottom to top; dm is the sum over the decoder blocks, and a shared table's gradient sums over its readers::
+Backward, from bottom to top; dm sums over the decoder blocks, and a shared table's gradient over its readers::
 
     dlogits += dseq2seq · cross-entropy',    dy = dlogits U,    dU = dlogitsᵀ y
     dx', dm, d(decoder blocks) = decoder stack backward(dy),    dW' = scatter of dx' at decoder ids

@@ -1,9 +1,9 @@
 r"""How parameters start, and what a config may hold.
 
 Matrices are drawn from N(0, std²) with std = 0.02 unless the config says otherwise, the usual choice since GPT-2;
-biases start at 0 and norm weights at 1.  A matrix whose output is added to the residual stream (``o_proj``, ``down_proj``) starts
-smaller, std / √n for n such additions in the model (n = 2L for L blocks), so that the variance of the stream does not
-grow with depth (GPT-2, Radford et al. 2019, section 2.3).
+biases start at 0 and norm weights at 1.  A matrix whose output is added to the residual stream (``o_proj``,
+``down_proj``) starts smaller, std / √n for n such additions in the model (n = 2L for L blocks), so that the variance
+of the stream does not grow with depth (GPT-2, Radford et al. 2019, section 2.3).
 
 Draws are made in float64 and rounded once: a float32 and a float64 model of one seed have the same parameters, to
 rounding.

@@ -1,0 +1,1 @@
+"""The models: gradients, a transformer in loops, torch, causality, padding, KV cache, generation."""

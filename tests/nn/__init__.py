@@ -1,0 +1,1 @@
+"""The layers: gradients, loops written from the papers, torch, precision, edges."""
