@@ -15,6 +15,8 @@ import numpy as np
 
 from pymoe import kernels, models, moe, presets
 from pymoe.backend import to_numpy
+from pymoe.train import clip
+from pymoe.train.optim import OPTIMIZERS
 
 from ..gpu import cases as kernel_cases
 from ..ops.cases import CASES as OP_CASES
@@ -183,6 +185,27 @@ def _generation(to: To) -> Any:
     return first, second, kv
 
 
+def _optimizer(name: str) -> Subject:
+    def run(to: To) -> Any:
+        """Three clipped steps of one tree with a matrix and a vector."""
+        rng = _rng(name)
+        p = convert({"a": {"weight": rng.standard_normal((7, 5))}, "bias": rng.standard_normal(3)}, to)
+        state, norms = OPTIMIZERS[name].init(p), []
+        for step in (1, 2, 3):
+            dp = convert({"a": {"weight": rng.standard_normal((7, 5))}, "bias": rng.standard_normal(3)}, to)
+            dp, norm = clip.by_global_norm(dp, 2.0)
+            p, state = OPTIMIZERS[name].update(p, dp, state, lr=0.1, step=step)
+            norms.append(norm)
+        return p, state, norms
+
+    return Subject(f"optimizer {name}", run)
+
+
+def _bias_update(to: To) -> Any:
+    bias, load = convert((_rng("bias").standard_normal(5), np.array([3, 0, 9, 4, 4])), to)
+    return moe.bias_update(bias, load, 0.001)
+
+
 def subjects() -> list[Subject]:
     made = [_kernel(name) for name in kernel_cases.names()]
     made += [_op(case) for case in OP_CASES]
@@ -193,7 +216,8 @@ def subjects() -> list[Subject]:
                 made.append(_layer(name, variant))
     for kind in ("lm", "classifier", "seq2seq"):
         made += [_model(kind, variant) for variant in ("mixtral", "deepseek", "layer_norm")]
-    return [*made, Subject("model lm with a KV cache", _generation)]
+    made += [_optimizer(name) for name in OPTIMIZERS]
+    return [*made, Subject("model lm with a KV cache", _generation), Subject("bias update", _bias_update)]
 
 
 def names_of_model_configs() -> set[str]:
