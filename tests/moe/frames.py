@@ -1,0 +1,198 @@
+"""Frames: settings, tokens, parameters, padding, draws and cotangents of pairwise different sizes, all read-only."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pymoe import moe
+from pymoe.backend import tree
+from pymoe.backend.errors import ConfigError
+from pymoe.moe import Capacity, Draws, MoEConfig, RouterConfig
+
+U32, U64 = 2.0**-24, 2.0**-53
+T, D, F, E, K = 7, 3, 4, 6, 2  # S = 14, 2F = 8
+
+
+class Frame(NamedTuple):
+    cfg: MoEConfig
+    x: np.ndarray
+    p: dict[str, Any]
+    mask: np.ndarray | None
+    draws: Draws
+    dy: np.ndarray
+    dlosses: dict[str, float]
+
+    def forward(self, **other: Any) -> Any:
+        f = self._replace(**other)
+        return moe.forward(f.x, f.p, f.cfg, mask=f.mask, draws=f.draws)
+
+    def both(self, **other: Any) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
+        """(out, dx, flat gradients)."""
+        f = self._replace(**other)
+        out, cache = f.forward()
+        dx, dp = moe.backward(f.dy, cache, f.dlosses)
+        return out, dx, tree.flatten(dp)
+
+    def astype(self, dtype: Any) -> Frame:
+        def cast(a: np.ndarray) -> np.ndarray:
+            return frozen(a.astype(dtype))
+
+        return self._replace(x=cast(self.x), p=tree.map(cast, self.p), dy=cast(self.dy))
+
+
+def frozen(a: np.ndarray) -> np.ndarray:
+    a = np.array(a)
+    a.setflags(write=False)
+    return a
+
+
+def config(*, d_model: int = D, d_ff: int = F, n_experts: int = E, k: int = K, **settings: Any) -> MoEConfig:
+    """Settings of both, told apart by name; ``router_bias`` is the bias on the logits."""
+    layer = {n: settings.pop(n) for n in ("gated", "activation", "bias", "d_shared") if n in settings}
+    if "router_bias" in settings:
+        settings["bias"] = settings.pop("router_bias")
+    return MoEConfig(d_model, d_ff, RouterConfig(n_experts, k, **settings), **layer)
+
+
+def make(
+    cfg: MoEConfig,
+    tokens: int | tuple[int, int] = T,
+    *,
+    mask: Any = None,
+    seed: int = 0,
+    train: bool = True,
+    spread: float = 1.0,
+) -> Frame:
+    """A frame of these settings; biases, noise weights and the selection bias are not zero."""
+    rng = np.random.default_rng([seed, 77])
+    lead = (tokens,) if isinstance(tokens, int) else tokens
+    n = int(np.prod(lead))
+    p = tree.map(lambda a: frozen(rng.standard_normal(a.shape) * (spread / np.sqrt(max(a.shape[-1], 1)))), moe.init(rng, cfg))
+    draws = moe.draw(rng, cfg, n) if train else Draws()
+    for a in draws:
+        if a is not None:
+            a.setflags(write=False)
+    if mask is True:
+        mask = rng.random(lead) < 0.7
+        mask.reshape(-1)[: min(2, n)] = [True, False][: min(2, n)]
+    return Frame(
+        cfg,
+        frozen(rng.standard_normal((*lead, cfg.d_model))),
+        p,
+        None if mask is None else frozen(np.asarray(mask, bool)),
+        draws,
+        frozen(rng.standard_normal((*lead, cfg.d_model))),
+        {name: float(rng.uniform(0.5, 2.0)) for name in cfg.router.losses},
+    )
+
+
+def relative(found: Any, wanted: Any) -> float:
+    """Largest difference over the largest entry wanted; where all wanted is zero the difference itself."""
+    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    if not wanted.size:
+        return 0.0
+    gap, top = float(np.max(np.abs(found - wanted))), float(np.max(np.abs(wanted)))
+    return gap / top if top else gap
+
+
+def bits(*things: Any) -> tuple[bytes, ...]:
+    return tuple(np.ascontiguousarray(a).tobytes() for a in things)
+
+
+def everything(f: Frame, **other: Any) -> dict[str, np.ndarray]:
+    """Every number the layer gives: y, losses, routing, dx and all gradients."""
+    out, dx, dp = f.both(**other)
+    r = out.routing
+    found = {"y": out.y, "dx": dx, "idx": r.idx, "weight": r.weight, "load": r.load}
+    found |= {} if r.kept is None else {"kept": r.kept}
+    return found | {f"loss {n}": v for n, v in out.losses.items()} | dp
+
+
+ALL = ("balance", "z", "importance", "load")
+OPTIONS: dict[str, list[Any]] = {
+    "score": ["softmax", "sigmoid"],
+    "select": [
+        {"select": "topk"},
+        {"select": "group_limited", "n_group": 3, "topk_group": 2, "group_score": "top2"},
+        {"select": "group_limited", "n_group": 2, "topk_group": 1, "group_score": "max"},
+        {"select": "expert_choice"},
+    ],
+    "norm": [{"norm": "none"}, {"norm": "l1"}, {"norm": "l1", "eps": 0.125}],
+    "scale": [1.0, -2.5],
+    "router_bias": [False, True],
+    "selection_bias": [False, True],
+    "gated": [True, False],
+    "activation": ["silu", "gelu", "relu_squared", "sigmoid"],
+    "bias": [False, True],
+    "d_shared": [0, 9],
+    "losses": [ALL, ("balance", "z"), ()],
+    "noise": ["none", "learned"],
+    "jitter": [0.0, 0.25],
+    "capacity": [None]
+    + [
+        Capacity(factor=0.9, order=order, renorm=renorm)
+        for order in ("token", "choice", "score", "probability")
+        for renorm in ("before", "after")
+    ],
+    "second_threshold": [None, 0.6],
+    "balance_choices": ["all", "first"],
+    "cv": [{}, {"cv_ddof": 1, "cv_eps": 1e-3}],
+    "mask": [None, True],
+    "train": [True, False],
+}
+
+
+def combinations(seed: int = 3, candidates: int = 120) -> Iterator[tuple[str, MoEConfig, dict[str, Any]]]:
+    """(name, settings, keywords of ``make``): every pair of option values that may stand together stands in one of them.
+
+    Greedy all-pairs design: of many random valid combinations take the one with most pairs not seen so far.
+    """
+    draw = random.Random(seed)
+    names = list(OPTIONS)
+    open_pairs = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(names, 2)
+        for i in range(len(OPTIONS[a]))
+        for j in range(len(OPTIONS[b]))
+    }
+    while open_pairs:
+        best: tuple[set, dict, MoEConfig] | None = None
+        target = min(open_pairs)
+        valid = 0
+        for _ in range(20 * candidates):
+            pick = {name: draw.randrange(len(OPTIONS[name])) for name in names} | dict(target)
+            try:
+                cfg = _config(pick)
+            except ConfigError:
+                continue
+            valid += 1
+            covered = {pair for pair in open_pairs if all(pick[n] == i for n, i in pair)}
+            if best is None or len(covered) > len(best[0]):
+                best = covered, pick, cfg
+            if valid == candidates:
+                break
+        if best is None:
+            open_pairs.discard(target)  # excluded by a ConfigError
+            continue
+        open_pairs -= best[0]
+        pick = best[1]
+        name = "-".join(f"{i}" for i in pick.values())
+        yield name, best[2], {"mask": OPTIONS["mask"][pick["mask"]], "train": OPTIONS["train"][pick["train"]]}
+
+
+def _config(pick: dict[str, int]) -> MoEConfig:
+    settings: dict[str, Any] = {}
+    for name, i in pick.items():
+        value = OPTIONS[name][i]
+        if isinstance(value, dict):
+            settings |= value
+        elif name not in ("mask", "train"):
+            settings[name] = value
+    return config(**settings)
+
