@@ -93,6 +93,8 @@ def test_counting_sort() -> None:
     assert start[0] == 0 and len(start) == 8
     many = rng().integers(0, 3, 5000)
     assert np.array_equal(k.counting_sort(many, 3)[0], np.argsort(many, kind="stable"))
+    dropped, start = k.counting_sort(np.array([-1, -1]), 0)
+    assert dropped.size == 0 and list(start) == [0]
     none, zero = k.counting_sort(np.array([], np.int64), 3)
     assert none.size == 0 and list(zero) == [0, 0, 0, 0]
 

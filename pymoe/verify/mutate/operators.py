@@ -6,8 +6,8 @@ another axis, max <-> min, zeros <-> ones, sum <-> mean.  Numeric, on what a bac
 1 + 1e-3, times 1 + 1e-8, times -1.
 
 Left alone: docstrings, annotations, imports, ``raise`` with its message, and guards (an ``if`` that only raises, calls
-of the input checks): bad input has its own tests.  ``device=``, zip's ``strict=`` and the presence of
-``stable=True`` are left alone: they say nothing on the CPU, where lengths agree, and beside the default.
+of the input checks): bad input has its own tests.  ``device=``, ``copy=``, zip's ``strict=`` and the
+presence of ``stable=True`` are left alone: they change no bits on the CPU, or are the default.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ _NAMES |= {
     "maximum": "minimum",
     "minimum": "maximum",
 }
-_SILENT_KEYWORDS = {"device", "strict", "stable"}  # on the CPU; where lengths agree; True is the default
+_SILENT_VALUES = {"device", "strict", "copy"}  # on the CPU; where lengths agree; bits are the same
+_SILENT_KEYWORDS = _SILENT_VALUES | {"stable"}  # True is the default
 _SYMMETRIC = {"namespace", "result_type"}
 
 
@@ -123,6 +124,8 @@ def _sites(tree: ast.Module, guards: bool) -> Iterator[tuple[Path, ast.AST, str]
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring
         if not guards and _is_guard(node):
+            return
+        if isinstance(node, ast.keyword) and node.arg in _SILENT_VALUES:
             return
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
             return
