@@ -107,8 +107,16 @@ CASES = (
     Case("lm all sparse, masked", _lm(moe=MIXTRAL, d_ff=None), (0, 1), True),
     Case(
         "lm untied, layer norm, biases, GELU, multi-head, no positions, smoothed",
-        _lm(tie=False, norm="layer", bias=True, gated=False, activation="gelu", n_kv_heads=None, rope_base=None,
-            label_smoothing=0.2),
+        _lm(
+            tie=False,
+            norm="layer",
+            bias=True,
+            gated=False,
+            activation="gelu",
+            n_kv_heads=None,
+            rope_base=None,
+            label_smoothing=0.2,
+        ),
     ),  # fmt: skip
     Case("lm one key head, short waves", _lm(n_kv_heads=1, rope_base=50.0, n_layers=1)),
     Case("classifier dense", _classifier()),

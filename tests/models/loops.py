@@ -1,9 +1,9 @@
 """A transformer in loops over tokens, heads and channels, written from the papers; it imports nothing of pymoe.
 
-Every vector is a Python list, every sum a loop: slow, and as plain as the formulas.  ``p`` is a parameter tree of nested
-dicts, ``cfg`` any object with the settings.  An expert layer is softmax, the k largest, renormalised (Mixtral,
-arXiv:2401.04088, section 2.1), with the balance loss of arXiv:2101.03961, eq. 4 to 6 (f over all k choices) and the z-loss
-of arXiv:2202.08906, eq. 5.
+Every vector is a Python list, every sum a loop: slow, and as plain as the formulas.  ``p`` is a parameter tree of
+nested dicts, ``cfg`` any object with the settings.  An expert layer is softmax, the k largest, renormalised (Mixtral,
+arXiv:2401.04088, section 2.1), with the balance loss of arXiv:2101.03961, eq. 4 to 6 (f over all k choices) and the
+z-loss of arXiv:2202.08906, eq. 5.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def averaged(losses):
 
 
 def cross_entropy(rows, targets, smoothing=0.0):
-    """Mean over the targets that are not -100; with smoothing the target is (1 - α) onehot + α / V (arXiv:1512.00567)."""
+    """Mean over the targets that are not -100; smoothed: target (1 - α) onehot + α / V (arXiv:1512.00567)."""
     total, n = 0.0, 0
     for z, t in zip(rows, targets, strict=True):
         if t == -100:
@@ -212,7 +212,9 @@ def language_model(ids, p, cfg, sparse, targets=None, mask=None):
     logits = [[matvec(head, x) for x in rows] for rows in y]
     losses = averaged(layer_losses)
     if targets is not None:
-        wanted = [t if r else -100 for row, reals in zip(targets, real, strict=True) for t, r in zip(row, reals, strict=True)]
+        wanted = [
+            t if r else -100 for row, reals in zip(targets, real, strict=True) for t, r in zip(row, reals, strict=True)
+        ]
         losses["lm"] = cross_entropy([z for rows in logits for z in rows], wanted, cfg.label_smoothing)
     return logits, losses
 

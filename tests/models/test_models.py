@@ -64,9 +64,10 @@ def test_losses_are_means_over_the_sparse_layers(case):
 
 @every
 def test_float32_is_as_near_as_float32_can_be(case):
-    """64u of the tensor's maximum holds for one layer.  Errors of the layers add on the residual stream, which the norms
-    keep at unit size, in forward and again in backward: (number of blocks) * 64u is promised of a model's logits, and
-    twice that of its gradients.  Routing decisions must be the same, which these seeds see to."""
+    """64u of the tensor's maximum holds for one layer.  Errors of the layers add on the residual stream, which the
+    norms keep at unit size, in forward and again in backward: (number of blocks) * 64u is promised of a model's logits,
+    and twice that of its gradients.  Routing decisions must be the same, which these seeds see to.
+    """
     seed = 1
     low, c_low = case.module.forward(*case.args(seed, np.float32), **case.keywords())
     high, c_high = case.module.forward(*case.args(seed), **case.keywords())
