@@ -5,16 +5,16 @@ typedef struct {
 } NAME(pair);
 
 INLINE NAME(pair) NAME(activation)(const int act, T x) {
-    const R c = (R)0.797884560802865355879892119868763737L, a = (R)0.044715L; /* √(2/π) */
+    const R c = (R)0.7978845608028654, a = (R)0.044715; /* √(2/π); in double, as in the definition */
     NAME(pair) out = {x, 1};
     if (act == RELU || act == RELU_SQUARED) {
         T r = REAL(x) > 0 ? x : 0;
         out.f = act == RELU ? r : r * r;
         out.df = act == RELU ? (T)(REAL(x) > 0 ? 1 : 0) : 2 * r;
     } else if (act == GELU) {
-        T p = (1 + NAME(erf)(x * (R)0.707106781186547524400844362104849039L)) * (R)0.5;
+        T p = (1 + NAME(erf)(x * (R)0.7071067811865476)) * (R)0.5;
         out.f = x * p;
-        out.df = p + x * (NAME(exp)(-x * x * (R)0.5) * (R)0.398942280401432677939946059934381868L); /* 1/√(2π) */
+        out.df = p + x * (NAME(exp)(-x * x * (R)0.5) * (R)0.3989422804014327); /* 1/√(2π) */
     } else if (act == SIGMOID || act == SILU || act == GELU_TANH) {
         T z = act == GELU_TANH ? 2 * (c * (x + a * x * x * x)) : x; /* (1 + tanh(y))/2 = σ(2y): nothing cancels */
         int positive = REAL(z) >= 0;

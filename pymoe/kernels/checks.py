@@ -32,7 +32,8 @@ def starts(start: Array, n_groups: int, n_rows: int) -> list[int]:
 
     values = tolist(start)
     if (
-        len(values) != n_groups + 1
+        n_groups < 0
+        or len(values) != n_groups + 1
         or values[0] != 0
         or values[-1] != n_rows
         or any(a > b for a, b in zip(values, values[1:], strict=False))

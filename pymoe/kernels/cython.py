@@ -141,6 +141,8 @@ def gather(x: Array, rows: Array) -> Array:
     if x.ndim < 1 or rows.ndim != 1 or not x.size or not rows.size:
         return reference.gather(x, rows)
     rows = _indices("rows", rows, x.shape[0])
+    if not x.flags.c_contiguous:  # copies the rows asked for, not all of x
+        return np.ascontiguousarray(x[rows], dtype=x.dtype.newbyteorder("="))
     x = _plain(x, x.dtype.newbyteorder("="))
     out = np.empty((rows.size, *x.shape[1:]), dtype=x.dtype)
     compiled.gather(_bytes(x.reshape(len(x), -1)), rows, _bytes(out.reshape(len(out), -1)), threads(out.nbytes // 8))

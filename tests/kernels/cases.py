@@ -1,0 +1,121 @@
+"""Calls of every kernel, drawn for a dtype: what the twin tests, the thread tests and the sanitiser runs share.
+
+All sizes of a call are pairwise different, inputs are read-only, and drops, empty experts and ties occur.  ``integer``
+draws small whole numbers, for which sums are exact in any order, so that equality can be asked for bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+DTYPES = ("f4", "f8", "c16", "g")
+ACTS = ("silu", "gelu", "gelu_tanh", "relu", "relu_squared", "sigmoid", "identity")
+EXACT_ACTS = ("relu", "relu_squared", "identity")  # no transcendental function: exact on integers
+
+
+class Call(NamedTuple):
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    label: str
+    linear: bool  # exact on integer-valued data
+
+
+def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -> list[Call]:
+    """At least one call of each kernel; ``scale`` stretches the sizes."""
+    rng = np.random.default_rng([seed, scale])
+    tokens, choices, rows, width, experts, f = 37 * scale, 3, 61 * scale, 70, 19, 53
+    start = np.array([0, 0, 20, 20, 58, rows])
+
+    def draw(*shape: int) -> np.ndarray[Any, Any]:
+        real = rng.integers(-4, 5, shape) if integer else rng.standard_normal(shape)
+        imag = rng.integers(-4, 5, shape) if integer else rng.standard_normal(shape) / 8  # away from the poles of tanh
+        return (real + 1j * imag if dtype == "c16" else real).astype(dtype)
+
+    slot = rng.integers(-1, rows, (tokens, choices))
+    slot[0] = -1
+    idx = np.argsort(rng.random((tokens, experts)), axis=1)[:, :choices]
+    found = [
+        ("topk", (draw(tokens, experts), 5), True),
+        ("topk", (draw(tokens, 300), 33), True),
+        ("counting_sort", (rng.integers(-1, experts, 8 * tokens), experts), True),
+        ("nm_mask", (draw(tokens, 24), 2, 4), True),
+        ("nm_mask", (draw(tokens, 24), 1, 8), True),
+        ("nm_mask", (draw(tokens, 24), 5, 12), True),
+        ("gather", (draw(rows, width), rng.integers(0, rows, tokens)), True),
+        ("combine", (draw(rows, width), draw(tokens, choices), slot), True),
+        ("combine", (draw(rows, width), None, slot), True),
+        ("combine", (draw(rows, 1), draw(tokens, 9), rng.integers(-1, rows, (tokens, 9))), True),
+        ("combine_dweight", (draw(tokens, width), draw(rows, width), slot), True),
+        ("combine_dweight", (draw(tokens, 7), draw(rows, 7), slot), True),
+        ("segment_sum", (draw(rows, width), start), True),
+        ("segment_sum", (draw(rows, 1030), start), True),
+        ("expand", (draw(tokens, choices), idx, experts), True),
+        ("grouped_linear", (draw(rows, width), draw(5, f, width), start), True),
+        ("grouped_linear_dx", (draw(rows, f), draw(5, f, width), start), True),
+        ("grouped_linear_dw", (draw(rows, f), draw(rows, width), start), True),
+        ("softmax", (draw(tokens, width),), False),
+        ("softmax", (draw(2, tokens, 5),), False),
+        ("softmax", (draw(3, 2500),), False),
+        ("softmax_backward", (draw(tokens, width), draw(tokens, width)), True),
+        ("softmax_backward", (draw(tokens, 11), draw(tokens, 11)), True),
+    ]
+    for act in ACTS:
+        exact = act in EXACT_ACTS
+        found += [
+            ("act_forward", (2 * draw(tokens, f), act), exact),
+            ("act_backward", (draw(tokens, f), 2 * draw(tokens, f), act), exact),
+            ("glu_forward", (2 * draw(tokens, 2 * f), act), exact),
+            ("glu_backward", (draw(tokens, f), 2 * draw(tokens, 2 * f), act), exact),
+            ("weighted_glu_backward", (draw(rows, f), 2 * draw(rows, 2 * f), draw(rows), act), exact),
+            ("weighted_act_backward", (draw(rows, 530), 2 * draw(rows, 530), draw(rows), act), exact),
+        ]
+    adamw = (draw(tokens, f), draw(tokens, f), draw(tokens, f), draw(tokens, f) ** 2)
+    result = [Call(name, args, {}, _label(name, args), linear) for name, args, linear in found]
+    setting = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "decay": 0.1, "step": 3}
+    result.append(Call("adamw", adamw, setting, "adamw", False))
+    for call in result:
+        for a in call.args:
+            if isinstance(a, np.ndarray):
+                a.setflags(write=False)
+    return result
+
+
+def _label(name: str, args: tuple[Any, ...]) -> str:
+    words = [str(a.shape) if isinstance(a, np.ndarray) else str(a) for a in args]
+    return " ".join([name, *words])
+
+
+def outputs(result: Any) -> tuple[np.ndarray[Any, Any], ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def bits(result: Any) -> tuple[Any, ...]:
+    """The elements as integers, so that NaN equals itself and -0 differs from +0 (long double: without its padding)."""
+    return tuple((a.shape, a.dtype.str, _bytes(a)) for a in outputs(result))
+
+
+def _bytes(a: np.ndarray[Any, Any]) -> bytes:
+    if a.dtype.char == "g" and np.finfo("g").nmant == 63:  # x87: 10 bytes and padding
+        return np.ascontiguousarray(a).view(np.uint8).reshape(-1, a.itemsize)[:, :10].tobytes()
+    return a.tobytes()
+
+
+def mismatch(got: Any, want: Any, *, part: str = "") -> float:
+    """The largest |got - want| over all outputs in units of u·max|want|; inf where shape, dtype or an integer differs."""
+    worst = 0.0
+    for a, b in zip(outputs(got), outputs(want), strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf")
+        if a.dtype.kind in "ib" or b.size == 0:
+            worst = max(worst, 0.0 if np.array_equal(a, b) else float("inf"))
+            continue
+        u = np.finfo(b.dtype).eps / 2
+        if part:
+            a, b = getattr(a, part), getattr(b, part)
+        scale = np.max(np.abs(b))
+        error = np.max(np.abs(a - b))
+        worst = max(worst, 0.0 if error == 0 else float(error / (u * scale)) if scale else float("inf"))
+    return worst
