@@ -38,12 +38,19 @@ FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-
 
 PROBES = {
     "plain": "int main(void) { return 0; }",
-    "openmp": "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }",
-    "clones": '__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) int f(int x) { return x + 1; }\n'
-    'int main(void) { __builtin_cpu_init(); return f(-1) + 0 * __builtin_cpu_supports("avx512vl"); }',
+    "c11": """
+        typedef float v __attribute__((vector_size(64)));
+        int main(void) { v a = {0}; return _Generic((&a), v *: 0, int *: 1); }
+    """,
+    "openmp": """
+        #include <omp.h>
+        int main(void) { return omp_get_max_threads() < 1; }
+    """,
+    "clones": """
+        __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) int f(int x) { return x + 1; }
+        int main(void) { __builtin_cpu_init(); return f(-1) + 0 * __builtin_cpu_supports("avx512vl"); }
+    """,
 }
-
-TYPED = "typedef float v __attribute__((vector_size(64)));\nint main(void) { v a = {0}; return _Generic((&a), v *: 0, int *: 1); }"
 
 
 class BuildOptional(build_ext):
@@ -64,8 +71,8 @@ class BuildOptional(build_ext):
 
     def build_extensions(self) -> None:
         try:
-            if not self.works(TYPED, []):
-                raise RuntimeError(f"no working C11 compiler with vector types ({' '.join(self.compiler.compiler[:1])})")
+            if not self.works(PROBES["c11"], []):
+                raise RuntimeError(f"{self.compiler.compiler[0]} is no working C11 compiler with vector types")
             flags = [f for f in FLAGS if self.works(PROBES["plain"], [f])]
             openmp = ["-fopenmp"] if self.works(PROBES["openmp"], ["-fopenmp"]) else []
             if not openmp:

@@ -36,7 +36,8 @@ def _load(name: str) -> ModuleType | None:
 
 
 _CYTHON = _load("cython")
-_FORCED: contextvars.ContextVar[str] = contextvars.ContextVar("pymoe_kernels", default=os.environ.get("PYMOE_KERNELS", "auto"))
+_ASKED = os.environ.get("PYMOE_KERNELS", "auto")
+_FORCED: contextvars.ContextVar[str] = contextvars.ContextVar("pymoe_kernels", default=_ASKED)
 
 
 def compiled() -> bool:
@@ -54,8 +55,8 @@ def of(x: Array) -> ModuleType:
             return _CYTHON
         if forced == "cython":
             raise ConfigError(
-                f"the Cython kernels were asked for, but {'do not take ' + str(x.dtype) if _CYTHON else 'are not built'}: "
-                "see `pymoe info`"
+                "the Cython kernels were asked for, but "
+                f"{'do not take ' + str(x.dtype) if _CYTHON else 'are not built'}: see `pymoe info`"
             )
     elif is_cupy(x):
         cuda = _load("cuda")

@@ -27,7 +27,8 @@ MOST_CHOICES = 512  # top-k beyond this many is a sort
 WIDEST_BLOCK = 64  # N:M blocks beyond this many columns are sorted
 
 # "double" comes last: it must win where long double is the same type
-_TYPES = {np.dtype(d): t for d, t in (("f4", "float"), ("c16", "double complex"), ("g", "long double"), ("f8", "double"))}
+_C_TYPES = (("f4", "float"), ("c16", "double complex"), ("g", "long double"), ("f8", "double"))
+_TYPES = {np.dtype(d): t for d, t in _C_TYPES}
 _CODES = {act: i for i, act in enumerate(("silu", "gelu", "gelu_tanh", "relu", "relu_squared", "sigmoid", "identity"))}
 _INT64 = np.dtype(np.int64)
 
@@ -357,7 +358,17 @@ def softmax_backward(dp: Array, p: Array) -> Array:
 
 
 def adamw(
-    p: Array, g: Array, m: Array, v: Array, *, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    step: int,
 ) -> tuple[Array, Array, Array]:
     dtype = _shared(p, g, m, v)
     if dtype is None or not p.shape == g.shape == m.shape == v.shape:

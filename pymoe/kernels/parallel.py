@@ -59,7 +59,7 @@ def build() -> Build:
 
 def max_threads() -> int:
     """The most threads a kernel uses: OMP_NUM_THREADS, at most the available cores; 1 in a forked child."""
-    return min(compiled.max_threads(), _CORES)
+    return min(int(compiled.max_threads()), _CORES)
 
 
 def threads(work: int) -> int:

@@ -87,7 +87,7 @@ def nm_mask(w: Array, n: int, m: int) -> Array:
     xp = namespace(w)
     rows, columns = w.shape
     if not 0 < n <= m or columns % m:
-        raise ConfigError(f"N:M needs 0 < n <= m and a width that is a multiple of m; got {n}:{m} over {columns} columns")
+        raise ConfigError(f"N:M needs 0 < n <= m and a width that is a multiple of m; got {n}:{m}, width {columns}")
     blocks = xp.reshape(xp.abs(w), (rows * (columns // m), m))
     order = xp.argsort(-blocks, axis=1, stable=True)
     rank = xp.argsort(order, axis=1, stable=True)  # rank of each column within its block
@@ -303,7 +303,17 @@ def softmax_backward(dp: Array, p: Array) -> Array:
 
 
 def adamw(
-    p: Array, g: Array, m: Array, v: Array, *, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    step: int,
 ) -> tuple[Array, Array, Array]:
     """One AdamW step, new arrays (p, m, v); step counts from 1.  Source: arXiv:1711.05101, algorithm 2::
 

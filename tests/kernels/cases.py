@@ -104,7 +104,7 @@ def _bytes(a: np.ndarray[Any, Any]) -> bytes:
 
 
 def mismatch(got: Any, want: Any, *, part: str = "") -> float:
-    """The largest |got - want| over all outputs in units of u·max|want|; inf where shape, dtype or an integer differs."""
+    """The largest |got - want| of all outputs in units of u·max|want|; inf if a shape, dtype or integer differs."""
     worst = 0.0
     for a, b in zip(outputs(got), outputs(want), strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:

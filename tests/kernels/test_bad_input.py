@@ -113,7 +113,8 @@ def test_integers_have_no_activation():
 @pytest.mark.parametrize("dtype", ["f2", "c8", "G"])
 def test_other_floats_go_to_the_definition(dtype):
     x = X.astype(dtype) / 8
-    assert cython.softmax(x).dtype == cython.act_forward(x, "silu").dtype == cython.combine(x, None, np.array([[0]])).dtype == dtype
+    for out in (cython.softmax(x), cython.act_forward(x, "silu"), cython.combine(x, None, np.array([[0]]))):
+        assert out.dtype == dtype
 
 
 # --- settings and shapes ---------------------------------------------------------------------------------------------
@@ -156,6 +157,7 @@ def test_shapes_that_do_not_fit():
 def test_an_output_that_shares_memory_with_an_input_is_refused():
     c = parallel.compiled
     a = np.ones((4, 6))
+    raw = a.view(np.uint8)
     ids = np.zeros((4, 1), dtype=np.int64)
     flat = np.ones(24)
     three = [np.empty(24) for _ in range(3)]
@@ -178,8 +180,8 @@ def test_an_output_that_shares_memory_with_an_input_is_refused():
         lambda: c.weighted_backward["double"](np.ones((4, 6)), np.ones((4, 6)), np.ones(4), 0, a, a, np.ones(4), 1),
         lambda: c.adamw["double"](flat, flat, flat, flat, setting, three[0], three[1], flat, 1),
         lambda: c.adamw["double"](flat, flat, flat, flat, setting, three[0], three[1], three[1], 1),
-        lambda: c.gather(a.view(np.uint8), np.zeros(4, dtype=np.int64), a.view(np.uint8), 1),
-        lambda: c.expand(a.view(np.uint8)[:, :, None], np.zeros((4, 48), dtype=np.int64), a.view(np.uint8)[:, :, None], 1),
+        lambda: c.gather(raw, np.zeros(4, dtype=np.int64), raw, 1),
+        lambda: c.expand(raw[:, :, None], np.zeros((4, 48), dtype=np.int64), raw[:, :, None], 1),
     ):
         with pytest.raises(ValueError, match="shares memory"):
             call()
@@ -261,7 +263,8 @@ def test_nothing_to_do(dtype):
     assert cython.act_forward(none(0, 3), "silu").shape == (0, 3)
     assert cython.glu_forward(none(0, 6), "relu").shape == (0, 3)
     assert cython.glu_backward(none(0, 3), none(0, 6), "relu").shape == (0, 6)
-    assert [a.shape for a in cython.weighted_glu_backward(none(0, 3), none(0, 6), none(0), "silu")] == [(0, 6), (0, 3), (0,)]
+    dx, wh, dweight = cython.weighted_glu_backward(none(0, 3), none(0, 6), none(0), "silu")
+    assert (dx.shape, wh.shape, dweight.shape) == ((0, 6), (0, 3), (0,))
     assert cython.expand(none(0, 2), i, 5).shape == (0, 5)
     assert cython.nm_mask(none(0, 4), 2, 4).shape == (0, 4)
     order, start = cython.counting_sort(np.array([], dtype=int), 3)
