@@ -12,18 +12,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-WORKER = Path(__file__).with_name("worker.py")
+HERE = Path(__file__).parent
 
 
 class Contender:
     """A worker process that prepares itself and then times one call of its function whenever asked."""
 
-    def __init__(self, name: str, arguments: list[str], env: dict[str, str] | None = None) -> None:
+    def __init__(self, name: str, script: str, arguments: list[str], env: dict[str, str] | None = None) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), *arguments],
+            [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -51,6 +52,21 @@ class Contender:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def serve(functions: dict[str, Callable[[], object]]) -> None:
+    """The worker's side: say what can be asked, then time one call for each line; "=name" answers a value instead."""
+    print("@" + " ".join(functions), flush=True)
+    for line in sys.stdin:
+        word = line.strip()
+        if word.startswith("="):
+            print(f"@{functions[word[1:]]()}", flush=True)
+            continue
+        start = time.perf_counter()
+        result = functions[word]()
+        taken = time.perf_counter() - start
+        del result  # freeing what was returned is not its work
+        print(f"@{taken:.9f}", flush=True)
 
 
 def medians(contenders: list[Contender], modes: list[str], rounds: int, patience: float) -> dict[tuple[str, str], float]:

@@ -29,7 +29,7 @@ CORES = ["Haswell", "SkylakeX"]
 
 def start(name: str, shape: tuple[int, ...], env: dict[str, str]) -> Contender | None:
     try:
-        return Contender(name, [name, *map(str, shape)], env)
+        return Contender(name, "worker.py", [name, *map(str, shape)], env)
     except RuntimeError as why:
         print(f"  ({name} is left out: {why})")
         return None
@@ -43,12 +43,12 @@ def main() -> None:
     options = parser.parse_args()
     rounds = 7 if options.quick else options.rounds
 
-    chosen = os.environ.get("OPENBLAS_CORETYPE") or blas_core.best()
+    chosen = os.environ.get("OPENBLAS_CORETYPE") or blas_core.wanted()
     own = {"OPENBLAS_CORETYPE": chosen} if chosen else {}
     print(f"python {platform.python_version()}, {os.cpu_count()} cores; OPENBLAS_CORETYPE for pymoe: {chosen or 'as NumPy picks'}")
     print("peak of a 1024 x 1024 x 1024 float32 product, GF/s:")
-    for core in [None, *(CORES if blas_core.best() else [])]:
-        worker = Contender("peak", ["peak", "1024"], {"OPENBLAS_CORETYPE": core} if core else {})
+    for core in [None, *(CORES if blas_core.wanted() else [])]:
+        worker = Contender("peak", "worker.py", ["peak", "1024"], {"OPENBLAS_CORETYPE": core} if core else {})
         print(f"  {core or 'as NumPy picks it':20s} {float(worker.ready):6.0f}")
         worker.close()
 
@@ -58,7 +58,7 @@ def main() -> None:
         names = ["floor", "pymoe", *([] if options.quick else PEERS)]
         contenders = [c for n in names if (c := start(n, shape, own if n in ("floor", "pymoe") else {})) is not None]
         times = medians(contenders, ["forward", "both"], rounds, patience=4.0)
-        memory = next(c for c in contenders if c.name == "pymoe").ask("memory")
+        memory = next(c for c in contenders if c.name == "pymoe").ask("=memory")
         for c in contenders:
             c.close()
         print(f"  {'':24s} {'forward ms':>10s} {'/floor':>7s} {'/pymoe':>7s} {'fwd+bwd ms':>11s} {'/floor':>7s} {'/pymoe':>7s}")

@@ -7,6 +7,8 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
+from interleave import serve
+
 SEED = 0
 
 
@@ -211,18 +213,7 @@ def main() -> None:
     if name == "peak":
         print(f"@{peak(int(sizes[0])):.1f}", flush=True)
         return
-    functions = CONTENDERS[name](*map(int, sizes))
-    print("@" + " ".join(functions), flush=True)
-    for line in sys.stdin:
-        mode = line.strip()
-        if mode == "memory":
-            print(f"@{functions[mode]():.3f}", flush=True)
-            continue
-        start = time.perf_counter()
-        result = functions[mode]()
-        taken = time.perf_counter() - start
-        del result  # freeing what was returned is not the layer's work
-        print(f"@{taken:.9f}", flush=True)
+    serve(CONTENDERS[name](*map(int, sizes)))
 
 
 if __name__ == "__main__":
