@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pymoe.cli import blas_core
 from pymoe.cli.words import say, system
@@ -21,7 +21,10 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose complaint is one line."""
+    """argparse, whose complaint is one line and which takes no abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**(settings | {"allow_abbrev": False}))
 
     def error(self, message: str) -> NoReturn:
         say(f"{message} (see `{self.prog} --help`)")
@@ -33,7 +36,6 @@ def parser() -> Parser:
     top = Parser(
         prog="pymoe",
         description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify.",
-        allow_abbrev=False,
     )
     top.add_argument("--version", action="store_true", help="print the version and stop")
     commands = top.add_subparsers(dest="command", metavar="command", parser_class=Parser)
@@ -84,18 +86,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = f"pymoe {args.command}" if args.command else "pymoe"
         say(f"unknown option or argument: {' '.join(unknown)} (see `{command} --help`)")
         return 2
-    if args.version:
-        from pymoe import __version__
+    try:
+        return _run(args, top)
+    except KeyboardInterrupt:
+        print("pymoe: stopped", file=sys.stderr)
+        return INTERRUPTED
 
-        print(f"pymoe {__version__}")
-        return 0
-    if args.command is None:
-        top.print_help()
-        return 0
+
+def _run(args: argparse.Namespace, top: Parser) -> int:
+    from pymoe import __version__
     from pymoe.backend.errors import GradientError, PymoeError
 
     try:
-        status: int = importlib.import_module(f"pymoe.cli.{args.command}").run(args)
+        status = 0
+        if args.version:
+            print(f"pymoe {__version__}")
+        elif args.command is None:
+            top.print_help()
+        else:
+            status = importlib.import_module(f"pymoe.cli.{args.command}").run(args)
         sys.stdout.flush()
         return status
     except GradientError as error:
@@ -103,9 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except PymoeError as error:
         say(str(error))
-    except KeyboardInterrupt:
-        print("pymoe: stopped", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # `pymoe generate ... | head`: the reader has enough
         _silence()
         return 141

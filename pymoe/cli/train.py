@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -95,9 +96,11 @@ def _new(args: argparse.Namespace) -> tuple[Run, Job, State, Corpus]:
     try:
         job.save(place.checkpoint, work, state)
     except BaseException:  # a full disk: leave no folder that looks like a run
-        place.close()
-        if not os.listdir(place.folder):
+        with contextlib.suppress(OSError):
+            os.unlink(place.checkpoint)
+        with contextlib.suppress(OSError):
             os.rmdir(place.folder)
+        place.close()
         raise
     return place, work, state, corpus
 

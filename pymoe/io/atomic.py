@@ -22,10 +22,10 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 def write(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
     """Replace the file ``path`` by the concatenated ``chunks``, or leave it as it was and raise OSError.
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write(os.path.join(folder, "a"), [b"one", b"two"])
-    ...     os.listdir(folder), open(os.path.join(folder, "a"), "rb").read()
+    ...     write(folder + "/a", [b"one", b"two"])
+    ...     os.listdir(folder), pathlib.Path(folder, "a").read_bytes()
     (['a'], b'onetwo')
     """
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))

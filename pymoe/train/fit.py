@@ -49,7 +49,8 @@ def fit(work: Job, state: State, corpus: Corpus, folder: str, reporter: Reporter
             look(state)
         while state.step < s.steps:
             following, measured = advance(s, work.model, state, corpus.train)
-            record: dict[str, Any] = {"step": following.step, **measured.parts, "lr": measured.rate, "norm": measured.norm}
+            record: dict[str, Any] = {"step": following.step, **measured.parts}
+            record |= {"lr": measured.rate, "norm": measured.norm}
             if following.step % s.log_load_every == 0 and measured.load:
                 record["expert_load"] = measured.load
             records.append(record)

@@ -106,7 +106,7 @@ def _load(folder: str, settings: TrainSettings, layers: Sequence[Layer], path: s
 def _routing(folder: str, layers: Sequence[Layer], vocabulary: Vocabulary) -> str:
     columns = 1 if len(layers) == 1 else 2
     rows = -(-len(layers) // columns)
-    experts = layers[0].count.shape[1]
+    experts = layers[0].counts.shape[1]
     width, height = max(5.0, 1.6 + 0.42 * experts), 4.0
     figure, axes = _figure(width * columns + 0.6, height * rows, rows=rows, columns=columns)
     image = None
