@@ -1,0 +1,129 @@
+"""Settings that have no meaning are refused when they are made, and say which rule they break."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pymoe import presets
+from pymoe.backend.errors import ConfigError
+from pymoe.moe import Capacity, MoEConfig, RouterConfig
+from pymoe.moe import config as module
+from pymoe.moe.score import SCORES
+from pymoe.moe.select import SELECTORS
+
+BAD_ROUTER: list[tuple[dict[str, Any], str]] = [
+    ({"k": 5}, "k must not exceed n_experts: got k=5, n_experts=4"),
+    ({"k": 0}, "k must be an integer and at least 1, got 0"),
+    ({"k": -1}, "k must be an integer"),
+    ({"k": 2.0}, "k must be an integer"),
+    ({"k": True}, "k must be an integer"),
+    ({"n_experts": 0}, "n_experts must be an integer and at least 1, got 0"),
+    ({"score": "soft"}, r"score must be one of \('softmax', 'sigmoid'\), or a module with forward and backward, got 'soft'"),
+    ({"score": 3}, "a score rule needs forward and backward; 3 has not"),
+    ({"select": "top_k"}, "select must be one of"),
+    ({"select": SimpleNamespace()}, "a select rule needs select"),
+    ({"norm": "l2"}, r"norm must be one of \('none', 'l1'\), got 'l2'"),
+    ({"eps": -1e-9}, "eps must be a finite number and at least 0"),
+    ({"eps": float("nan")}, "eps must be a finite number"),
+    ({"scale": float("inf")}, "scale must be a finite number, got inf"),
+    ({"scale": "2"}, "scale must be a finite number"),
+    ({"n_group": 3}, "groups must divide the experts"),
+    ({"n_group": 2}, "n_group > 1 needs select='group_limited', got 'topk'"),
+    ({"n_group": 2, "select": "expert_choice"}, "n_group > 1 needs select='group_limited'"),
+    ({"n_group": 2, "topk_group": 3, "select": "group_limited"}, "topk_group must not exceed n_group"),
+    ({"n_group": 4, "topk_group": 1, "select": "group_limited"}, "the 1 chosen groups hold 1 experts, fewer than k=2"),
+    ({"group_score": "mean"}, "group_score must be one of"),
+    ({"noise": "gumbel"}, "noise must be one of"),
+    ({"jitter": 1.0}, r"jitter must be in \[0, 1\), got 1.0"),
+    ({"jitter": -0.1}, r"jitter must be in"),
+    ({"jitter": float("nan")}, "jitter must be a finite number"),
+    ({"second_threshold": 0.2, "k": 1}, "second_threshold is for k=2 and must be positive, got 0.2 with k=1"),
+    ({"second_threshold": 0.0}, "second_threshold is for k=2 and must be positive, got 0.0"),
+    ({"second_threshold": float("nan")}, "second_threshold must be a finite number"),
+    ({"losses": ("aux",)}, "losses must be one of .*got 'aux'"),
+    ({"losses": "balance"}, "losses must be a tuple of names, got the string 'balance'"),
+    ({"balance_choices": "second"}, "balance_choices must be one of"),
+    ({"noise": "learned", "k": 4, "losses": ("load",)}, "needs k < n_experts"),
+    ({"cv_ddof": 4, "losses": ("importance",)}, "cv_ddof must be smaller than n_experts, got 4 and 4"),
+    ({"cv_ddof": -1}, "cv_ddof must be an integer and at least 0"),
+    ({"cv_eps": -1.0}, "cv_eps must be a finite number and at least 0"),
+    ({"nonfinite": "ignore"}, r"nonfinite must be one of \('raise', 'propagate'\), got 'ignore'"),
+    ({"select": "expert_choice", "capacity": Capacity()}, "expert choice has its own capacity"),
+    ({"select": "expert_choice", "norm": "l1"}, "leave norm='none'"),
+    ({"select": "expert_choice", "second_threshold": 0.2}, "no first and second choice"),
+    ({"select": "expert_choice", "balance_choices": "first"}, "no first and second choice"),
+    ({"select": "expert_choice", "selection_bias": True}, "a selection bias would change nothing"),
+]
+BAD_CAPACITY: list[tuple[dict[str, Any], str]] = [
+    ({"factor": -1.0}, "capacity factor must be a finite number and at least 0, got -1.0"),
+    ({"factor": float("inf")}, "capacity factor must be a finite number"),
+    ({"factor": float("nan")}, "capacity factor"),
+    ({"minimum": -1}, "capacity minimum must be an integer and at least 0, got -1"),
+    ({"minimum": 1.5}, "capacity minimum"),
+    ({"rounding": "round"}, "capacity rounding must be one of"),
+    ({"order": "random"}, "capacity order must be one of"),
+    ({"renorm": "never"}, "capacity renorm must be one of"),
+]
+BAD_LAYER: list[tuple[dict[str, Any], str]] = [
+    ({"d_model": 0}, "d_model must be an integer and at least 1, got 0"),
+    ({"d_ff": -2}, "d_ff must be an integer"),
+    ({"d_shared": -1}, "d_shared must be an integer and at least 0, got -1"),
+    ({"d_shared": 1.5}, "d_shared must be an integer"),
+    ({"activation": "swish"}, "activation must be one of"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_ROUTER)
+def test_router(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        RouterConfig(**{"n_experts": 4, "k": 2, **settings})
+    assert isinstance(refused.value, ValueError)
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_CAPACITY)
+def test_capacity(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Capacity(**settings)
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_LAYER)
+def test_layer(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MoEConfig(**{"d_model": 3, "d_ff": 4, "router": RouterConfig(4, 2), **settings})
+
+
+def test_the_base_of_these_tests_is_valid() -> None:
+    """Control: without the bad setting nothing raises, and k = E, E = 1, NumPy integers are welcome."""
+    RouterConfig(4, 2), Capacity(), MoEConfig(3, 4, RouterConfig(1, 1)), RouterConfig(4, 4)
+    assert RouterConfig(np.int64(4), np.int32(2)).n_experts == 4
+    assert RouterConfig(4, 2, losses=["z"]).losses == ("z",)
+    hash(RouterConfig(4, 2, losses=["z"], capacity=Capacity()))
+
+
+def test_the_names_are_those_of_the_tables() -> None:
+    assert set(module.SCORES) == set(SCORES) and set(module.SELECTORS) == set(SELECTORS)
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RouterConfig(4, 2).k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_json_round_trip(name: str) -> None:
+    cfg = presets.PRESETS[name](d_model=3, d_ff=4, n_experts=6, k=2, d_shared=5, bias=True)
+    assert MoEConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+
+
+def test_a_rule_of_the_callers_cannot_be_written_to_a_file() -> None:
+    from pymoe.ops import softmax
+
+    cfg = MoEConfig(3, 4, RouterConfig(4, 2, score=softmax))
+    with pytest.raises(ConfigError, match="only named rules can be written"):
+        cfg.to_dict()
