@@ -38,10 +38,17 @@ def kernels(every: int = 1) -> list[Target]:
 
 
 def moe(every: int = 1) -> list[Target]:
-    """The layer: all its modules by all the tests of tests/moe."""
-    suites = tuple(_files("moe"))
+    """The layer: all its modules by the loop oracles, limits, dtypes, and what tests/moe has on a part of it."""
+    slow = {"test_layer_gradients.py", "test_layer_memory.py", "test_layer_oracle.py", "test_layer_threads.py"}
+    slow |= {"test_layer_precision.py", "test_layer_input.py"}  # bad input is no arithmetic
+    suites = (
+        f"{TESTS}/mutation/moe_suite.py:suite",
+        f"{TESTS}/moe/test_layer_gradients.py::test_sizes",
+        f"{TESTS}/moe/test_layer_precision.py::test_dtypes",
+        *(f for f in _files("moe") if Path(f).name not in slow),
+    )
     names = [m.name for m in pkgutil.walk_packages(pymoe.moe.__path__, "pymoe.moe.") if not m.ispkg]
-    return [Target(n, suites, every) for n in names if n not in LEFT_OUT] if suites else []
+    return [Target(n, suites, every) for n in names if n not in LEFT_OUT]
 
 
 GROUPS = {"ops": ops, "kernels": kernels, "moe": moe}

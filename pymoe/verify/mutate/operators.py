@@ -112,6 +112,24 @@ def mutants(source: str, module: str, *, numeric: bool = True, guards: bool = Fa
             yield Mutant(module, function, getattr(node, "lineno", 0), kind, change, seen[function, change], build)
 
 
+def scalings(source: str, module: str) -> Iterator[tuple[str, Callable[[float], ast.Module]]]:
+    """(key, factor -> mutated module) for every value that a backward assigns or returns.
+
+    >>> source = "def backward(dy, cache):\\n    dx = 2 * dy\\n    return dx, {}\\n"
+    >>> [key for key, _ in scalings(source, "m")]
+    ['m:backward: dx = 2 * dy', 'm:backward: return (dx, {}) [0]']
+    """
+    tree = ast.parse(source)
+    for path, node, function in _sites(tree, guards=False):
+        if BACKWARD.search(function.rpartition(".")[2]):
+            for label, where in _scalable(node):
+                yield f"{module}:{function}: {_text(node)}{label}", partial(_scaled_module, tree, path, where)
+
+
+def _scaled_module(tree: ast.Module, path: Path, where: tuple[int, ...], factor: float) -> ast.Module:
+    return _replaced(tree, path, partial(_scaled_value, where=where, factor=factor))
+
+
 Path = tuple[tuple[str, int | None], ...]
 
 
@@ -253,17 +271,21 @@ def _constant(node: ast.Constant) -> Iterator[tuple[str, str, Edit]]:
 
 
 def _numeric(node: ast.AST) -> Iterator[tuple[str, str, Edit]]:
-    factors = (*(1 + e for e in EPSILONS), -1.0)
+    for label, where in _scalable(node):
+        for factor in (*(1 + e for e in EPSILONS), -1.0):
+            what = f"{label} times {_factor(factor)}".lstrip()
+            yield "numeric", what, partial(_scaled_value, where=where, factor=factor)
+
+
+def _scalable(node: ast.AST) -> list[tuple[str, tuple[int, ...]]]:
+    """(label, place) of the values of a statement that can be multiplied by a factor."""
     if isinstance(node, ast.Assign) and not isinstance(node.value, (ast.Name, ast.Constant)):
         if isinstance(node.value, ast.Call) and _text(node.value.func).rpartition(".")[2] in ("empty", "empty_like"):
-            return  # scaling what is not yet written changes nothing
-        for factor in factors:
-            yield "numeric", f"times {_factor(factor)}", partial(_scaled_value, where=(), factor=factor)
-    elif isinstance(node, ast.Return) and node.value is not None:
-        for label, where in _returned(node.value):
-            for factor in factors:
-                what = f"{label} times {_factor(factor)}"
-                yield "numeric", what, partial(_scaled_value, where=where, factor=factor)
+            return []  # scaling what is not yet written changes nothing
+        return [("", ())]
+    if isinstance(node, ast.Return) and node.value is not None:
+        return [(f" {label}".rstrip(), where) for label, where in _returned(node.value)]
+    return []
 
 
 def _take(field: str) -> Edit:
@@ -292,7 +314,7 @@ def _factor(f: float) -> str:
 def _returned(value: ast.expr) -> list[tuple[str, tuple[int, ...]]]:
     """The parts of a returned value: members of a tuple, and of a dict within it."""
     if not isinstance(value, ast.Tuple):
-        return [("it", ())]
+        return [("", ())]
     parts: list[tuple[str, tuple[int, ...]]] = []
     for i, e in enumerate(value.elts):
         if isinstance(e, ast.Dict) and all(k is not None for k in e.keys):
