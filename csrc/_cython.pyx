@@ -37,6 +37,7 @@ cdef extern from "kernels.h":
     void weighted_act_rows(...) noexcept nogil
     void softmax_rows(...) noexcept nogil
     void softmax_backward_rows(...) noexcept nogil
+    void rotate_rows(...) noexcept nogil
     void adamw_span(...) noexcept nogil
 
 if pymoe_watch_forks() != 0:
@@ -308,15 +309,16 @@ def weighted_backward(
             weighted_act_rows(po, ph, pg, pd, px, pw, act, f, rows * c // threads, rows * (c + 1) // threads)
 
 
-def softmax(const T[:, ::1] x, T[:, ::1] out, int threads):
-    """IN x (R, C); OUT out (R, C)."""
+def softmax(const T[:, ::1] x, const int64_t[::1] limit, T[:, ::1] out, int threads):
+    """IN x (R, C), limit (R,) or empty for none; OUT out (R, C)."""
     cdef Py_ssize_t rows = x.shape[0], c_ = x.shape[1]
     cdef const T* px = &x[0, 0]
     cdef T* po = &out[0, 0]
+    cdef const int64_t* pl = &limit[0] if limit.shape[0] else NULL
     cdef int c
     apart(po, rows * c_ * sizeof(T), px, rows * c_ * sizeof(T))
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-        softmax_rows(po, px, c_, rows * c // threads, rows * (c + 1) // threads)
+        softmax_rows(po, px, pl, c_, rows * c // threads, rows * (c + 1) // threads)
 
 
 def softmax_backward(const T[:, ::1] dp, const T[:, ::1] p, T[:, ::1] dx, int threads):
@@ -330,6 +332,33 @@ def softmax_backward(const T[:, ::1] dp, const T[:, ::1] p, T[:, ::1] dx, int th
     apart(po, rows * width * sizeof(T), pp, rows * width * sizeof(T))
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         softmax_backward_rows(po, pd, pp, width, rows * c // threads, rows * (c + 1) // threads)
+
+
+def rotate(const T[:, :, :, :] x, const T[:, :, ::1] cos, const T[:, :, ::1] sin, T[:, :, :, ::1] out, int threads):
+    """IN x (B, H, S, 2n) with contiguous rows, cos, sin (1 or B, S, n); OUT out (B, H, S, 2n)."""
+    cdef Py_ssize_t rows = x.shape[0] * x.shape[1] * x.shape[2], i
+    cdef Py_ssize_t[4] shape
+    cdef Py_ssize_t[4] stride  # in elements: of x, and of the batch axis of cos and sin
+    cdef const T* px = &x[0, 0, 0, 0]
+    cdef const T* pc = &cos[0, 0, 0]
+    cdef const T* ps = &sin[0, 0, 0]
+    cdef T* po = &out[0, 0, 0, 0]
+    cdef Py_ssize_t size = rows * x.shape[3] * sizeof(T)
+    cdef Py_ssize_t first = 0, last = sizeof(T), reach  # the bytes between which x lies
+    cdef int c
+    for i in range(4):
+        shape[i] = x.shape[i]
+        reach = (x.shape[i] - 1) * x.strides[i]
+        first += reach if reach < 0 else 0
+        last += reach if reach > 0 else 0
+    for i in range(3):
+        stride[i] = x.strides[i] // <Py_ssize_t> sizeof(T)
+    stride[3] = cos.shape[1] * cos.shape[2] if cos.shape[0] > 1 else 0
+    apart(po, size, <const char*> px + first, last - first)
+    apart(po, size, pc, cos.shape[0] * cos.shape[1] * cos.shape[2] * sizeof(T))
+    apart(po, size, ps, cos.shape[0] * cos.shape[1] * cos.shape[2] * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        rotate_rows(po, px, pc, ps, &shape[0], &stride[0], rows * c // threads, rows * (c + 1) // threads)
 
 
 def adamw(

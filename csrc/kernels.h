@@ -114,6 +114,7 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define weighted_act_rows(p, ...) BY_TYPE(weighted_act_rows, p)(p, __VA_ARGS__)
 #define softmax_rows(p, ...) BY_TYPE(softmax_rows, p)(p, __VA_ARGS__)
 #define softmax_backward_rows(p, ...) BY_TYPE(softmax_backward_rows, p)(p, __VA_ARGS__)
+#define rotate_rows(p, ...) BY_TYPE(rotate_rows, p)(p, __VA_ARGS__)
 #define adamw_span(p, ...) BY_TYPE(adamw_span, p)(p, __VA_ARGS__)
 
 #endif

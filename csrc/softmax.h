@@ -16,16 +16,19 @@ INLINE R NAME(maximum)(const T *x, ptrdiff_t n) {
     return lane[0];
 }
 
-CLONES void NAME(softmax_rows)(T *out, const T *x, ptrdiff_t c, ptrdiff_t lo, ptrdiff_t hi) {
+/* limit: how many leading columns of each row take part; NULL: all */
+CLONES void NAME(softmax_rows)(T *out, const T *x, const int64_t *limit, ptrdiff_t c, ptrdiff_t lo, ptrdiff_t hi) {
     const ptrdiff_t rows = c < 2048 ? 2048 / c : 1;
     for (ptrdiff_t from = lo; from < hi; from += rows) {
         const ptrdiff_t to = hi - from < rows ? hi : from + rows;
         for (ptrdiff_t r = from; r < to; r++) {
             const T *p = x + r * c;
             T *o = out + r * c;
-            R m = NAME(maximum)(p, c);
+            const ptrdiff_t n = limit ? limit[r] : c;
+            R m = NAME(maximum)(p, n);
             m = m == -(R)INFINITY ? 0 : m;
-            INDEPENDENT for (ptrdiff_t i = 0; i < c; i++) o[i] = p[i] - m;
+            INDEPENDENT for (ptrdiff_t i = 0; i < n; i++) o[i] = p[i] - m;
+            for (ptrdiff_t i = n; i < c; i++) o[i] = -(R)INFINITY; /* e^-inf is exactly 0 */
         }
         T *o = out + from * c;
         INDEPENDENT for (ptrdiff_t i = 0; i < (to - from) * c; i++) o[i] = NAME(exp)(o[i]);

@@ -9,4 +9,5 @@
 #include "activations.h"
 #include "experts.h"
 #include "softmax.h"
+#include "rotate.h"
 #include "adamw.h"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pymoe.backend import is_cupy, tolist
+from pymoe.backend import device, is_cupy, namespace, tolist
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array, Namespace
 from pymoe.kernels import checks, reference
@@ -297,13 +297,24 @@ def _weighted_backward(name: str, dh: Array, x: Array, weight: Array, act: str) 
     return dx, wh, dweight
 
 
-def softmax(x: Array) -> Array:
-    if not _raw(x) or not x.ndim:
-        return reference.softmax(x)
+def softmax(x: Array, limit: Array | None = None) -> Array:
+    if not _raw(x) or not x.ndim or (limit is not None and (x.ndim != 2 or limit.shape != x.shape[:1])):
+        return reference.softmax(x, limit)
     width = int(x.shape[-1])
+    n = x.size // width
+    xp = namespace(x)
+    if limit is None:
+        seen = xp.full((n,), width, dtype=xp.int64, device=device(x))
+    else:
+        checks.index("limit", limit, width + 1)
+        seen = _dense(xp.astype(limit, xp.int64, copy=False))
     p = _empty(x.shape, x)
-    launch(f"softmax<{_type(x)}>", warps(x.size // width), _dense(x), p, x.size // width, width)
+    launch(f"softmax<{_type(x)}>", warps(n), _dense(x), seen, p, n, width)
     return p
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    return reference.rotate(x, cos, sin)  # elementwise, outside the sparse layer: the definition on the device
 
 
 def softmax_backward(dp: Array, p: Array) -> Array:

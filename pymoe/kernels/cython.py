@@ -31,6 +31,7 @@ _C_TYPES = (("f4", "float"), ("c16", "double complex"), ("g", "long double"), ("
 _TYPES = {np.dtype(d): t for d, t in _C_TYPES}
 _CODES = {act: i for i, act in enumerate(("silu", "gelu", "gelu_tanh", "relu", "relu_squared", "sigmoid", "identity"))}
 _INT64 = np.dtype(np.int64)
+_NO_LIMIT = np.empty(0, dtype=_INT64)
 
 
 def supports(x: Array) -> bool:
@@ -46,8 +47,8 @@ def _fused(name: str) -> dict[np.dtype[Any], Callable[..., None]]:
 _topk, _nm_mask, _combine, _combine_dweight, _segment_sum, _act_forward, _act_backward = map(
     _fused, ("topk", "nm_mask", "combine", "combine_dweight", "segment_sum", "act_forward", "act_backward")
 )
-_glu_forward, _glu_backward, _weighted_backward, _softmax, _softmax_backward, _adamw = map(
-    _fused, ("glu_forward", "glu_backward", "weighted_backward", "softmax", "softmax_backward", "adamw")
+_glu_forward, _glu_backward, _weighted_backward, _softmax, _softmax_backward, _rotate, _adamw = map(
+    _fused, ("glu_forward", "glu_backward", "weighted_backward", "softmax", "softmax_backward", "rotate", "adamw")
 )
 
 
@@ -336,13 +337,14 @@ def _weighted(dh: Array, x: Array, weight: Array, code: int, dtype: np.dtype[Any
     return dx, wh, dweight
 
 
-def softmax(x: Array) -> Array:
+def softmax(x: Array, limit: Array | None = None) -> Array:
     dtype = _shared(x)
-    if dtype is None or not x.ndim:
-        return reference.softmax(x)
+    if dtype is None or not x.ndim or (limit is not None and (x.ndim != 2 or limit.shape != x.shape[:1])):
+        return reference.softmax(x, limit)
     p = np.empty(x.shape, dtype=dtype)
     columns = x.shape[-1]
-    _softmax[dtype](_plain(x, dtype).reshape(-1, columns), p.reshape(-1, columns), threads(4 * x.size))
+    limits = _NO_LIMIT if limit is None else _indices("limit", limit, columns + 1)
+    _softmax[dtype](_plain(x, dtype).reshape(-1, columns), limits, p.reshape(-1, columns), threads(4 * x.size))
     return p
 
 
@@ -355,6 +357,21 @@ def softmax_backward(dp: Array, p: Array) -> Array:
     rows = _plain(dp, dtype).reshape(-1, columns), _plain(p, dtype).reshape(-1, columns)
     _softmax_backward[dtype](*rows, dx.reshape(-1, columns), threads(p.size))
     return dx
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    dtype = _shared(x, cos, sin)
+    b, _, length, d = x.shape if x.ndim == 4 else (0, 0, 0, 0)
+    angles = (length, d // 2)
+    if dtype is None or d % 2 or cos.shape != sin.shape or cos.shape not in (angles, (b, 1, *angles)):
+        return reference.rotate(x, cos, sin)
+    size = dtype.itemsize
+    if x.dtype != dtype or x.strides[3] != size or any(stride % size for stride in x.strides):
+        x = np.array(x, dtype=dtype, order="C")
+    out = np.empty(x.shape, dtype=dtype)
+    turns = (_plain(a, dtype).reshape(-1, *angles) for a in (cos, sin))
+    _rotate[dtype](x, *turns, out, threads(2 * x.size))
+    return out
 
 
 def adamw(

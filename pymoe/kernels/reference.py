@@ -9,7 +9,7 @@ the definition.
 from __future__ import annotations
 
 from pymoe.backend import device, namespace, real
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import ConfigError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.kernels.activations import ACTIVATIONS
@@ -29,6 +29,7 @@ __all__ = [
     "grouped_linear_dw",
     "grouped_linear_dx",
     "nm_mask",
+    "rotate",
     "segment_sum",
     "softmax",
     "softmax_backward",
@@ -283,12 +284,18 @@ def weighted_act_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple
     return act_backward(weight[:, None] * dh, x, act), weight[:, None] * h, xp.sum(dh * h, axis=-1)
 
 
-def softmax(x: Array) -> Array:
+def softmax(x: Array, limit: Array | None = None) -> Array:
     """p = e^{x - m} / Σ e^{x - m}, m = max(x), over the last axis of x (R, C); -inf gives exactly 0.
 
-    A row of nothing but -inf (every key masked) is defined as all zeros.
+    limit (R,) int64 in [0, C]: only the first limit[r] columns of row r take part, the others get exactly 0 (the keys
+    a query of causal attention may see).  A row of nothing but -inf (every key masked) is defined as all zeros.
     """
-    xp = namespace(x)
+    xp = namespace(x, limit)
+    if limit is not None:
+        check_shape("limit", limit, (x.shape[0],))
+        checks.index("limit", limit, int(x.shape[1]) + 1)
+        columns = xp.arange(x.shape[1], dtype=limit.dtype, device=device(x))[None, :]
+        x = xp.where(columns < limit[:, None], x, xp.full_like(x, -xp.inf))
     m = xp.max(real(x), axis=-1, keepdims=True)
     m = xp.where(m == -xp.inf, xp.zeros_like(m), m)
     e = xp.exp(x - m)
@@ -300,6 +307,19 @@ def softmax_backward(dp: Array, p: Array) -> Array:
     """dx = p ⊙ (dp - ⟨p, dp⟩) over the last axis."""
     xp = namespace(dp, p)
     return p * (dp - xp.sum(p * dp, axis=-1, keepdims=True))
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """[a c - b s | b c + a s] for x = [a | b]: each pair (a_i, b_i) of a row turned by its angle.
+
+    x (B, H, S, d), cos and sin (S, d/2) or (B, 1, S, d/2) -> (B, H, S, d).  With -sin it turns back.  O(B H S d).
+    """
+    xp = namespace(x, cos, sin)
+    half = int(x.shape[-1]) // 2
+    if x.ndim != 4 or x.shape[-1] != 2 * half or cos.shape != sin.shape or cos.shape[-1] != half:
+        raise ShapeError(f"rotate: x must be (B, H, S, 2n) and cos, sin (..., S, n), got {x.shape}, {cos.shape}, {sin.shape}")
+    a, b = x[:, :, :, :half], x[:, :, :, half:]
+    return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def adamw(

@@ -20,6 +20,7 @@ keys.  Source: Vaswani et al., arXiv:1706.03762, eq. 1; grouped queries Ainslie 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from pymoe import kernels
@@ -57,11 +58,10 @@ def forward(
     g, keys = k.shape[1], k.shape[2]
     q_grouped = xp.reshape(q, (b, g, h // g * queries, d))
     s = (q_grouped * scale) @ xp.matrix_transpose(k)  # (B, G, H/G·Sq, Sk)
-    visible = _visible(xp, b, queries, keys, mask, causal, q)
-    if visible is not None:
-        by_query = xp.reshape(s, (b, g, h // g, queries, keys))
-        s = xp.where(visible, by_query, xp.asarray(-xp.inf, dtype=s.dtype, device=device(s)))
-    p = xp.reshape(kernels.of(s).softmax(rows(s)) if keys else s, (b, g, h // g * queries, keys))
+    if mask is not None:
+        s = xp.where(xp.reshape(mask, (b, 1, 1, keys)), s, xp.asarray(-xp.inf, dtype=s.dtype, device=device(s)))
+    limit = _limit(xp, s, queries) if causal and queries > 1 else None  # a single query is the last: it sees all
+    p = xp.reshape(kernels.of(s).softmax(rows(s), limit), s.shape) if keys else s
     return xp.reshape(p @ v, (b, h, queries, v.shape[3])), Cache(q, k, v, p, scale)
 
 
@@ -85,16 +85,13 @@ def backward(do: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     return dq, {"k": (xp.matrix_transpose(ds) @ q_grouped) * scale, "v": dv}
 
 
-def _visible(
-    xp: Namespace, b: int, queries: int, keys: int, mask: Array | None, causal: bool, like: Array
-) -> Array | None:
-    """Which key each query may see, broadcastable to (B, G, H/G, Sq, Sk); None if all may see all."""
-    visible = None if mask is None else xp.reshape(mask, (b, 1, 1, 1, keys))
-    if causal and queries > 1:  # a single query is the last one and sees every key
-        last = xp.arange(queries, device=device(like)) + (keys - queries)  # of query i: key i + Sk - Sq
-        past = xp.arange(keys, device=device(like))[None, :] <= last[:, None]
-        visible = past if visible is None else xp.logical_and(visible, past)
-    return visible
+def _limit(xp: Namespace, s: Array, queries: int) -> Array:
+    """How many leading keys each row of s (B, G, H/G·Sq, Sk) may see: query i those up to i + Sk - Sq."""
+    keys = int(s.shape[3])
+    seen = xp.arange(queries, dtype=xp.int64, device=device(s)) + (keys - queries + 1)
+    seen = xp.where(seen > 0, seen, xp.zeros_like(seen))
+    blocks = math.prod(s.shape[:3]) // queries
+    return xp.reshape(xp.broadcast_to(seen[None, :], (blocks, queries)), (-1,))
 
 
 def _checked_scale(xp: Namespace, q: Array, k: Array, v: Array, mask: Array | None, scale: float | None) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from pymoe import kernels
 from pymoe.backend import device, namespace, real
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
 from pymoe.backend.namespace import Array
@@ -57,7 +58,7 @@ def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array
         angle = xp.expand_dims(angle, axis=1)  # (B, 1, S, d/2): the same for every head
     dtype = real(x).dtype
     cos, sin = xp.astype(xp.cos(angle), dtype, copy=False), xp.astype(xp.sin(angle), dtype, copy=False)
-    return _turn(x, cos, sin), Cache(cos, sin)
+    return kernels.of(x).rotate(x, cos, sin), Cache(cos, sin)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
@@ -69,11 +70,4 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[[[ 0.5403, -0.8415]]]])
     """
     cos, sin = cache
-    return _turn(dy, cos, -sin), {}  # by the opposite angle
-
-
-def _turn(x: Array, cos: Array, sin: Array) -> Array:
-    """[a c - b s | b c + a s] for x = [a | b]."""
-    half = x.shape[-1] // 2
-    a, b = x[:, :, :, :half], x[:, :, :, half:]
-    return namespace(x).concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return kernels.of(dy).rotate(dy, cos, -sin), {}  # by the opposite angle

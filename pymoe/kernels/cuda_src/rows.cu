@@ -1,18 +1,19 @@
 // Softmax of each row and its backward (one warp per row), and the optimiser step (one thread per element).
 
-// p = exp(x - max) / sum; -inf gives exactly 0, a row of nothing but -inf gives zeros.
-template <typename T> __global__ void softmax(const T* x, T* p, i64 rows, i64 columns) {
+// p = exp(x - max) / sum over the first limit[r] columns, 0 in the others; a row of nothing but -inf gives zeros.
+template <typename T> __global__ void softmax(const T* x, const i64* limit, T* p, i64 rows, i64 columns) {
     int lane = threadIdx.x % WARP;
     for (i64 r = first_warp(); r < rows; r += all_warps()) {
         const T* in = x + r * columns;
         T* out = p + r * columns;
-        T top = in[0];
-        for (i64 c = lane; c < columns; c += WARP) top = in[c] > top ? in[c] : top;
+        i64 seen = limit[r] < columns ? limit[r] : columns;
+        T top = -T(INFINITY);
+        for (i64 c = lane; c < seen; c += WARP) top = in[c] > top ? in[c] : top;
         top = warp_max(top);
         if (isinf(top) && top < T(0)) top = T(0);  // all -inf: exp(-inf - 0) = 0
         T sum = T(0);
         for (i64 c = lane; c < columns; c += WARP) {
-            T e = exp(in[c] - top);
+            T e = c < seen ? exp(in[c] - top) : T(0);
             out[c] = e;  // read again below by this lane only
             sum += e;
         }
