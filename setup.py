@@ -5,7 +5,7 @@ Environment variables:
 - PYMOE_DEBUG_BUILD=1        checked indices, overflow and None in the Cython code, checked rows in the leaf loops
 - PYMOE_REQUIRE_EXTENSION=1  a failed build is an error (without it: a message, and pymoe runs on its NumPy kernels)
 - PYMOE_SIMD=baseline        one copy of each leaf loop, for the compiler's default processor (sanitisers need this)
-- CC, CFLAGS, LDFLAGS        as usual; they come after the flags below
+- CC, CFLAGS, LDFLAGS        as usual; the flags below come after them
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BuildOptional(build_ext):
                 f.write(source + "\n")
             try:
                 objects = self.compiler.compile([path], output_dir=folder, extra_postargs=["-Werror", *flags])
-                self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=flags)
+                self.compiler.link_shared_object(objects, os.path.join(folder, "probe.so"), extra_postargs=flags)
             except Exception:  # the compiler classes raise many types, and any of them means no
                 return False
             return True

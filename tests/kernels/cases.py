@@ -59,6 +59,9 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
         ("softmax", (draw(tokens, width),), False),
         ("softmax", (draw(2, tokens, 5),), False),
         ("softmax", (draw(3, 2500),), False),
+        ("softmax", (draw(tokens, 43), rng.integers(0, 44, tokens)), False),
+        ("rotate", (draw(2, 5, 7, 12), draw(7, 6), draw(7, 6)), True),
+        ("rotate", (draw(3, 2, 9, 34), draw(3, 1, 9, 17), draw(3, 1, 9, 17)), True),
         ("softmax_backward", (draw(tokens, width), draw(tokens, width)), True),
         ("softmax_backward", (draw(tokens, 11), draw(tokens, 11)), True),
     ]

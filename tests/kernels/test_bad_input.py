@@ -158,18 +158,23 @@ def test_an_output_that_shares_memory_with_an_input_is_refused():
     c = parallel.compiled
     a = np.ones((4, 6))
     raw = a.view(np.uint8)
+    none = np.empty(0, dtype=np.int64)
+    cube, turns = np.ones((1, 2, 3, 4)), np.ones((1, 3, 2))
     ids = np.zeros((4, 1), dtype=np.int64)
     flat = np.ones(24)
     three = [np.empty(24) for _ in range(3)]
     setting = np.ones(9)
     for call in (
-        lambda: c.softmax["double"](a, a, 1),
-        lambda: c.softmax["double"](a[:3], a[1:], 1),
+        lambda: c.softmax["double"](a, none, a, 1),
+        lambda: c.softmax["double"](a[:3], none, a[1:], 1),
         lambda: c.softmax_backward["double"](np.ones((4, 6)), a, a, 1),
         lambda: c.softmax_backward["double"](a, np.ones((4, 6)), a, 1),
         lambda: c.combine["double"](a, None, ids, a, 1),
         lambda: c.combine["double"](np.ones((4, 1)), flat[:4].reshape(4, 1), ids, flat[:4].reshape(4, 1), 1),
         lambda: c.combine_dweight["double"](a, np.ones((4, 6)), ids, a.reshape(-1)[:4].reshape(4, 1), 1),
+        lambda: c.rotate["double"](cube, turns, turns, cube, 1),
+        lambda: c.rotate["double"](cube[:, ::-1], turns, turns, cube, 1),
+        lambda: c.rotate["double"](np.ones((1, 1, 3, 4)), turns, cube.reshape(-1)[:6].reshape(1, 3, 2), cube[:, :1], 1),
         lambda: c.segment_sum["double"](a, np.array([0, 4]), a[:1], 1),
         lambda: c.act_forward["double"](flat, 0, flat, 1),
         lambda: c.act_backward["double"](flat, np.ones(24), 0, flat, 1),
@@ -238,6 +243,23 @@ def test_a_dropped_choice_adds_nothing_even_where_rows_are_nan():
 def test_softmax_of_a_fully_masked_row_is_zero_and_of_plus_infinity_is_nan():
     x = np.array([[-np.inf] * 3, [0.0, -np.inf, 0.0], [np.inf, 0.0, 1.0]])
     np.testing.assert_array_equal(cython.softmax(x), [[0, 0, 0], [0.5, 0, 0.5], [np.nan] * 3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_beyond_the_limit_are_never_read(dtype):
+    x = RNG.standard_normal((4, 7)).astype(dtype)
+    limit = np.array([7, 3, 0, 1])
+    want = cython.softmax(x, limit)
+    spoilt = x.copy()
+    for r, n in enumerate(limit):
+        spoilt[r, n:] = np.nan
+    np.testing.assert_array_equal(cython.softmax(spoilt, limit), want)
+    assert not want[2].any() and want[3, 0] == 1 and not want[1, 3:].any()
+    for bad in ([7, 8, 0, 1], [7, -1, 0, 1]):
+        with pytest.raises(IndexRangeError):
+            cython.softmax(x, np.array(bad))
+    with pytest.raises(ShapeError):
+        cython.softmax(x, limit[:3])
 
 
 @pytest.mark.parametrize("shift", [1e3, -1e3, 1e30])

@@ -150,6 +150,35 @@ def test_outputs_are_fresh_and_native():
             assert not any(np.may_share_memory(a, b) for b in call.args if isinstance(b, np.ndarray)), call.label
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_element_of_an_output_is_written(dtype, monkeypatch):
+    made = calls(dtype)
+    want = [bits(compiled(call)) for call in made]
+    filled = 0
+
+    def full_of_ones(*args, **kwargs):
+        nonlocal filled
+        filled += 1
+        a = np.zeros(*args, **kwargs)
+        a.reshape(-1).view(np.uint8)[...] = 0xFF
+        return a
+
+    monkeypatch.setattr(cython, "np", _WithEmpty(full_of_ones))
+    for call, bit in zip(made, want, strict=True):
+        assert bits(compiled(call)) == bit, call.label
+    assert filled > len(made) - 8
+
+
+class _WithEmpty:
+    """NumPy with another ``empty``."""
+
+    def __init__(self, empty):
+        self.empty = empty
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
 def test_mixed_dtypes_promote_as_in_the_definition():
     single, double = calls("f4"), calls("f8")
     for a, b in zip(single, double, strict=True):
