@@ -66,6 +66,7 @@ def cases(rng: np.random.Generator, dtype: Any, integers: bool = False) -> dict[
         "grouped_linear_dw": ("grouped_linear_dw", (real(N, F), real(N, D), start), {}),
         "softmax": ("softmax", (masked,), {}),
         "softmax_limit": ("softmax", (masked, np.arange(T, dtype=np.int64) % (D + 1)), {}),
+        "rotate": ("rotate", (real(2, 3, T, 2 * K), real(T, K), real(T, K)), {}),
         "softmax_3d": ("softmax", (real(3, 4, 65),), {}),
         "softmax_backward": ("softmax_backward", (real(T, D), probability / probability.sum(1, keepdims=True)), {}),
         "adamw": (
