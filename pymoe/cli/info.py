@@ -42,12 +42,6 @@ def blas() -> dict[str, Any]:
     return found
 
 
-def threads() -> int:
-    """How many threads the compiled kernels use."""
-    count = getattr(kernels, "threads", None)
-    return int(count()) if callable(count) else int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-
-
 def environment() -> dict[str, Any]:
     """What must be the same for a resumed run to give the same bits."""
     return {
@@ -69,7 +63,7 @@ def report() -> list[tuple[str, str]]:
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("kernels", _kernels()),
         ("BLAS", f"{b['library']}, core type {b['core'] or 'unknown'}, {b['threads'] or 'unknown'} threads"),
-        ("OpenMP", f"{threads()} threads" if kernels.compiled() else "not used: the kernels are not compiled"),
+        ("OpenMP", _openmp()),
         ("SIMD", _simd()),
         ("GPU", _gpu()),
     ]
@@ -94,6 +88,8 @@ def advice() -> list[str]:
         )
     if not kernels.compiled():
         tips.append("kernels: install a C compiler with OpenMP (e.g. apt-get install gcc) and pip install pymoe again")
+    elif not _build().openmp:
+        tips.append("kernels: pip install pymoe again with a compiler that has OpenMP (gcc has; Apple's clang: libomp)")
     elif os.environ.get("PYMOE_KERNELS") == "reference":
         tips.append("kernels: unset PYMOE_KERNELS, which asks for the slow definitions")
     if b["threads"] == 1 and (os.cpu_count() or 1) > 1:
@@ -116,19 +112,25 @@ def run(args: argparse.Namespace) -> int:
 def _kernels() -> str:
     if not kernels.compiled():
         return "NumPy definitions (the compiled ones were not built)"
-    try:
-        from pymoe.kernels import cython
-    except ImportError:  # pragma: no cover - compiled() has just said otherwise
-        return "NumPy definitions"
-    own = [name for name in kernels.NAMES if hasattr(cython, name)]
     forced = os.environ.get("PYMOE_KERNELS")
-    return f"Cython, {len(own)} of {len(kernels.NAMES)} compiled" + (f"; PYMOE_KERNELS={forced}" if forced else "")
+    return f"Cython, {len(kernels.NAMES)} kernels" + (f"; PYMOE_KERNELS={forced}" if forced else "")
+
+
+def _build() -> Any:
+    """``kernels.parallel.build()``, which needs the compiled module."""
+    return importlib.import_module("pymoe.kernels.parallel").build()
+
+
+def _openmp() -> str:
+    if not kernels.compiled():
+        return "not used: the kernels are not compiled"
+    build = _build()
+    return f"{build.threads} threads" if build.openmp else "the kernels were compiled without it: 1 thread"
 
 
 def _simd() -> str:
-    level = getattr(kernels, "simd", None)
-    if callable(level):
-        return str(level())
+    if kernels.compiled():
+        return f"{_build().simd} (kernels)"
     flags = _flags()
     for name, flag in (("AVX-512", "avx512f"), ("AVX2", "avx2"), ("SSE2", "sse2"), ("NEON", "asimd")):
         if flag in flags:

@@ -53,6 +53,7 @@ def _loss(folder: str, settings: TrainSettings, runs: Mapping[str, str]) -> str:
     figure, axes = _figure(7.5, 4.5)
     ax = axes[0, 0]
     lowest, highest = np.inf, -np.inf
+    ends = []
     for (label, path), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
         rows = list(records.read(path))
         steps = np.array([r["step"] for r in rows if "lm" in r])
@@ -63,14 +64,16 @@ def _loss(folder: str, settings: TrainSettings, runs: Mapping[str, str]) -> str:
             lowest = min(lowest, _smooth(loss).min())
         if len(held):
             ax.plot(held[:, 0], held[:, 1], color=colour, marker="o", ms=4, lw=1.8, label=f"{label}, held out")
-            at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(f"{held[-1, 1]:.3f}", held[-1], color=colour, **at)
+            ends.append((held[-1, 1], held[-1, 0], colour))
             later = held[held[:, 0] > 0.02 * settings.steps, 1]
             highest = max(highest, later.max() if len(later) else held.max())
             lowest = min(lowest, held[:, 1].min())
     if np.isfinite(lowest + highest) and highest > lowest:
         ax.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.25 * (highest - lowest))
-    ax.set_xlim(0, settings.steps * 1.08)
+    for place, (loss_at_end, at, colour) in zip(("top", "bottom"), sorted(ends), strict=False):  # the better one below
+        style = {"textcoords": "offset points", "va": place if len(ends) > 1 else "center", "color": colour}
+        ax.annotate(f"{loss_at_end:.3f}", (at, loss_at_end), xytext=(6, 0), **style)
+    ax.set_xlim(0, settings.steps * 1.09)
     ax.set_xlabel(f"optimiser step ({settings.rows * settings.window:,} tokens each)")
     ax.set_ylabel("cross-entropy (nats a token)")
     ax.grid(alpha=0.25)
