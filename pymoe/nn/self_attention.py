@@ -164,11 +164,9 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Any]]:
     do = xp.permute_dims(xp.reshape(do, (b, s, h, d)), (0, 2, 1, 3))  # (B, H, S, d), a view
     dq, d_kv = attention.backward(do, c_attention)
     dk, dv = d_kv["k"][:, :, n_past:, :], d_kv["v"][:, :, n_past:, :]
-    parts = [dq, dk, dv]
     if c_rope is not None:
-        dqk, _ = rope.backward(xp.concat([dq, dk], axis=1), c_rope)
-        parts = [dqk, dv]
+        (dq, _), (dk, _) = rope.backward(dq, c_rope), rope.backward(dk, c_rope)
     # joined in the order of the projection's rows, so that the reshape below is a view
-    dqkv = xp.concat([xp.permute_dims(part, (0, 2, 1, 3)) for part in parts], axis=2)  # (B, S, H + 2G, d)
+    dqkv = xp.concat([xp.permute_dims(part, (0, 2, 1, 3)) for part in (dq, dk, dv)], axis=2)  # (B, S, H + 2G, d)
     dx, d_qkv = projection.backward(xp.reshape(dqkv, (b, s, (h + 2 * g) * d)), c_qkv, "qkv_proj")
     return dx, d_qkv | d_out
