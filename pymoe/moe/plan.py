@@ -34,6 +34,7 @@ def make(idx: Array, kept: Array | None, experts: int) -> Plan:
     xp = namespace(idx)
     k = int(idx.shape[1])
     kernel = kernels.of(idx)
+    kernels.checks.index("idx", idx, experts)
     ids = idx if kept is None else xp.where(kept, idx, xp.full_like(idx, experts))  # the dropped sort behind the last
     order, start = kernel.counting_sort(xp.reshape(ids, (-1,)), experts + 1)
     row, _ = kernel.counting_sort(order, int(idx.size))  # the inverse permutation

@@ -182,6 +182,10 @@ def _decide(
             )
         preference = preference + real(p["selection_bias"])
     idx, kept = select.get(cfg.select).select(preference, cfg, mask)
+    if not isinstance(cfg.select, str):  # a rule of the caller's: twice the same expert would lose a gradient
+        ranked = xp.sort(idx, axis=1)
+        if bool(xp.any(ranked[:, 1:] == ranked[:, :-1])):
+            raise ConfigError("a select rule must choose distinct experts for each token; this one chose one twice")
     if mask is not None:
         real_token = xp.broadcast_to(mask[:, None], idx.shape)
         kept = real_token if kept is None else kept & real_token

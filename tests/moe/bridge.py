@@ -95,7 +95,9 @@ def config(case: Case) -> MoEConfig:
     if s["select"] == "expert_choice":
         own["select"] = "expert_choice"
         tokens = math.prod(case.x.shape[:-1]) if case.mask is None else int(case.mask.sum())
-        fitting = [j for j in range(1, n_experts + 1) if min(tokens, j * tokens // n_experts) == min(tokens, places(case))]
+        fitting = [
+            j for j in range(1, n_experts + 1) if min(tokens, j * tokens // n_experts) == min(tokens, places(case))
+        ]
         if not fitting:
             raise Unsayable("expert choice of a fixed number of tokens: pymoe's is k·T/E")
         k = fitting[0]

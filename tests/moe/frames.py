@@ -72,7 +72,9 @@ def make(
     rng = np.random.default_rng([seed, 77])
     lead = (tokens,) if isinstance(tokens, int) else tokens
     n = int(np.prod(lead))
-    p = tree.map(lambda a: frozen(rng.standard_normal(a.shape) * (spread / np.sqrt(max(a.shape[-1], 1)))), moe.init(rng, cfg))
+    p = tree.map(
+        lambda a: frozen(rng.standard_normal(a.shape) * (spread / np.sqrt(max(a.shape[-1], 1)))), moe.init(rng, cfg)
+    )
     draws = moe.draw(rng, cfg, n) if train else Draws()
     for a in draws:
         if a is not None:
@@ -149,7 +151,7 @@ OPTIONS: dict[str, list[Any]] = {
 
 
 def combinations(seed: int = 3, candidates: int = 120) -> Iterator[tuple[str, MoEConfig, dict[str, Any]]]:
-    """(name, settings, keywords of ``make``): every pair of option values that may stand together stands in one of them.
+    """(name, settings, keywords of ``make``): every pair of option values that may stand together is in one of them.
 
     Greedy all-pairs design: of many random valid combinations take the one with most pairs not seen so far.
     """
@@ -195,4 +197,3 @@ def _config(pick: dict[str, int]) -> MoEConfig:
         elif name not in ("mask", "train"):
             settings[name] = value
     return config(**settings)
-

@@ -24,7 +24,10 @@ BAD_ROUTER: list[tuple[dict[str, Any], str]] = [
     ({"k": 2.0}, "k must be an integer"),
     ({"k": True}, "k must be an integer"),
     ({"n_experts": 0}, "n_experts must be an integer and at least 1, got 0"),
-    ({"score": "soft"}, r"score must be one of \('softmax', 'sigmoid'\), or a module with forward and backward, got 'soft'"),
+    (
+        {"score": "soft"},
+        r"score must be one of \('softmax', 'sigmoid'\), or a module with forward and backward, got 'soft'",
+    ),
     ({"score": 3}, "a score rule needs forward and backward; 3 has not"),
     ({"select": "top_k"}, "select must be one of"),
     ({"select": SimpleNamespace()}, "a select rule needs select"),

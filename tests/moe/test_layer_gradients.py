@@ -98,7 +98,9 @@ def crowd(cfg: MoEConfig) -> Frame:
     return f._replace(x=frames.frozen(x), p=p)
 
 
-@pytest.mark.parametrize("settings", [{"k": 1}, {"score": "sigmoid", "norm": "l1", "k": 1}, {"k": 1, "capacity": Capacity()}])
+@pytest.mark.parametrize(
+    "settings", [{"k": 1}, {"score": "sigmoid", "norm": "l1", "k": 1}, {"k": 1, "capacity": Capacity()}]
+)
 def test_one_expert_takes_all(settings: dict[str, Any]) -> None:
     f = crowd(config(losses=ALL, **settings))
     out, _, dp = f.both()
@@ -111,7 +113,10 @@ def test_one_expert_takes_all(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("mask", [np.zeros(7, bool), np.eye(7, dtype=bool)[3], np.ones(7, bool)])
 def test_padding(mask: np.ndarray) -> None:
-    for settings in ({"noise": "learned"}, {"capacity": Capacity(factor=0.9, order="score"), "bias": True, "d_shared": 5}):
+    for settings in (
+        {"noise": "learned"},
+        {"capacity": Capacity(factor=0.9, order="score"), "bias": True, "d_shared": 5},
+    ):
         f = make(config(norm="l1", losses=ALL, **settings), mask=mask)
         check(f)
         _, dx, dp = f.both()
@@ -123,7 +128,14 @@ def test_padding(mask: np.ndarray) -> None:
 CONTROLS = {
     "softmax": {"norm": "l1", "router_bias": True},
     "noise": {"noise": "learned", "jitter": 0.25, "gated": False},
-    "v3": {"score": "sigmoid", "norm": "l1", "selection_bias": True, "select": "group_limited", "n_group": 2, "scale": 2.5},
+    "v3": {
+        "score": "sigmoid",
+        "norm": "l1",
+        "selection_bias": True,
+        "select": "group_limited",
+        "n_group": 2,
+        "scale": 2.5,
+    },
     "capacity": {"norm": "l1", "capacity": Capacity(factor=0.9, order="probability", renorm="after"), "bias": True},
     "shared": {"d_shared": 9, "bias": True},
     "expert choice": {"select": "expert_choice", "score": "sigmoid"},

@@ -1,4 +1,4 @@
-"""Bad input is refused before any kernel runs: the class, the rule, what came and where; what is allowed gives numbers."""
+"""Bad input is refused before any kernel runs: class, rule, what came and where; what is allowed gives numbers."""
 
 from __future__ import annotations
 
@@ -71,10 +71,25 @@ def test_parameters_of_other_settings_are_named() -> None:
     ("settings", "draws", "error", "message"),
     [
         ({}, {"noise": np.zeros((7, 6))}, ConfigError, r"draws.noise was given, but these settings draw none"),
-        ({"noise": "learned"}, {"noise": np.zeros((7, 5))}, ShapeError, r"draws.noise must have shape \(7, 6\), got \(7, 5\)"),
+        (
+            {"noise": "learned"},
+            {"noise": np.zeros((7, 5))},
+            ShapeError,
+            r"draws.noise must have shape \(7, 6\), got \(7, 5\)",
+        ),
         ({"noise": "learned"}, {"noise": np.zeros((1, 6))}, ShapeError, r"got \(1, 6\)"),
-        ({"jitter": 0.1}, {"jitter": np.ones((7, 1))}, ShapeError, r"draws.jitter must have shape \(7, 3\), got \(7, 1\)"),
-        ({"second_threshold": 0.2}, {"second": np.zeros(1)}, ShapeError, r"draws.second must have shape \(7,\), got \(1,\)"),
+        (
+            {"jitter": 0.1},
+            {"jitter": np.ones((7, 1))},
+            ShapeError,
+            r"draws.jitter must have shape \(7, 3\), got \(7, 1\)",
+        ),
+        (
+            {"second_threshold": 0.2},
+            {"second": np.zeros(1)},
+            ShapeError,
+            r"draws.second must have shape \(7,\), got \(1,\)",
+        ),
     ],
 )
 def test_draws(settings: dict, draws: dict, error: type[Exception], message: str) -> None:
@@ -131,7 +146,9 @@ def test_minus_infinity_masks_an_expert() -> None:
     p["router"] = {"weight": f.p["router"]["weight"][:5], "bias": bias[:5]}
     small, small_dx, small_dp = f._replace(cfg=fewer, p=p, dlosses={"z": f.dlosses["z"]}).both()
     assert np.array_equal(out.routing.idx, small.routing.idx)
-    assert np.allclose(out.y, small.y, rtol=0, atol=1e-15) and np.isclose(out.losses["z"], small.losses["z"], rtol=1e-15)
+    assert np.allclose(out.y, small.y, rtol=0, atol=1e-15) and np.isclose(
+        out.losses["z"], small.losses["z"], rtol=1e-15
+    )
     _, dx, dp = f._replace(p=router(f, bias=bias), dlosses={"z": f.dlosses["z"]}).both()
     assert np.allclose(dx, small_dx, rtol=0, atol=1e-14)
     assert np.allclose(dp["router.weight"][:5], small_dp["router.weight"], rtol=0, atol=1e-14)

@@ -377,4 +377,3 @@ def test_l8_a_coefficient_of_zero_is_no_loss_at_all() -> None:
             assert np.array_equal(g, without[2][n]), n
     plain = f._replace(cfg=config(norm="l1", noise="learned", losses=(), router_bias=True), dlosses={}).both()
     assert same(plain[0].y, without[0].y) and same(plain[1], without[1])
-

@@ -27,14 +27,19 @@ TOLERANCE = 64 * U64
 UNSAYABLE = {
     "renormalisation v / max(Σ v, ε): pymoe has v / (Σ v + ε)": ["softmax top-k clamped"],
     "weight on the expert's input (Llama 4): pymoe weighs the output": ["input weighted"],
-    "random second choice by the raw score: pymoe draws by the normalised weight": ["gshard random second by raw score"],
+    "random second choice by the raw score: pymoe draws by the normalised weight": [
+        "gshard random second by raw score"
+    ],
     "importance of the scores (V-MoE): pymoe sums combine weights": ["importance of the scores"],
     "priority by renormalised weight: pymoe orders the queue by the raw score": [
         f"capacity {n} in the order {order}" for order in ("score", "probability") for n in (0, 1, 3, 12, 99)
     ],
     "drop order score_token: no such order in pymoe": [
         *(f"capacity {n} in the order score_token" for n in (0, 1, 3, 12, 99)),
-        *(f"{what} score_token" for what in ("renormalised after the drop", "priorities reversed", "duplicated tokens")),
+        *(
+            f"{what} score_token"
+            for what in ("renormalised after the drop", "priorities reversed", "duplicated tokens")
+        ),
         "priority by score score_token",
     ],
     "expert choice of a fixed number of tokens: pymoe's is k·T/E": [f"expert choice of {n}" for n in (0, 1)],

@@ -121,7 +121,7 @@ def test_compiled_kernels_agree_with_their_definition(name: str, dtype: Any) -> 
 
 @pytest.mark.skipif(not kernels.compiled(), reason="the Cython kernels are not built")
 def test_compiled_kernels_are_bitwise_on_integers() -> None:
-    """Integer-valued tokens, experts and cotangents, weights 1/2: every partial sum is exact, so order cannot matter."""
+    """Integer-valued tokens, experts and cotangents, weights 1/2: partial sums are exact, so order cannot matter."""
     cfg = config(k=2, norm="l1", gated=False, activation="relu", losses=(), n_experts=5, bias=True)
     rng = np.random.default_rng(4)
     f = make(cfg, 70)

@@ -57,7 +57,7 @@ def test_the_choice_of_kernels_belongs_to_its_thread() -> None:
 @pytest.mark.skipif(not kernels.compiled(), reason="the Cython kernels are not built")
 @pytest.mark.parametrize("preset", ["mixtral", "deepseek_v3", "gshard", "noisy_topk", "expert_choice"])
 def test_one_to_four_openmp_threads_give_the_same_bits(preset: str) -> None:
-    """BLAS at one thread (conftest): what is left is pymoe's own kernels, here forced to use every thread they are told."""
+    """BLAS at one thread (conftest): what is left is pymoe's own kernels, forced to use the threads they are told."""
     from pymoe.kernels import parallel
 
     f = make(presets.PRESETS[preset](d_model=24, d_ff=20, n_experts=8, k=2), 301).astype(np.float32)
