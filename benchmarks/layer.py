@@ -2,7 +2,9 @@
 
 Prints, for five shapes in float32, the median time of forward and of forward+backward of pymoe and of each installed
 peer, and each as a ratio to the floor: the layer's matrix products alone, same routing, into arrays allocated before.
-The floor runs on the same BLAS core type as pymoe.  Below: peak memory as a multiple of what must be kept.
+The floor runs on the same BLAS core type as pymoe.  All run with a malloc that keeps what is freed, as the ``pymoe``
+command does (``pymoe.cli.allocator``); "pymoe, plain malloc" is a library user who has not asked for that.
+Below: peak memory as a multiple of what must be kept.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 
 from interleave import Contender, medians
 
-from pymoe.cli import blas_core
+from pymoe.cli import allocator, blas_core
 
 SHAPES = [
     (2048, 1024, 512, 64, 8),
@@ -27,9 +29,15 @@ PEERS = ["transformers eager", "transformers grouped_mm", "onnxruntime MoE", "ja
 CORES = ["Haswell", "SkylakeX"]
 
 
-def start(name: str, shape: tuple[int, ...], env: dict[str, str]) -> Contender | None:
+PLAIN = "pymoe, plain malloc"
+
+
+def start(name: str, shape: tuple[int, ...], core: dict[str, str]) -> Contender | None:
+    env = {} if name == PLAIN else dict(allocator.ENVIRONMENT)
+    if name in ("floor", "pymoe", PLAIN):
+        env |= core
     try:
-        return Contender(name, "worker.py", [name, *map(str, shape)], env)
+        return Contender(name, "worker.py", ["pymoe" if name == PLAIN else name, *map(str, shape)], env)
     except RuntimeError as why:
         print(f"  ({name} is left out: {why})")
         return None
@@ -55,8 +63,8 @@ def main() -> None:
     for number in options.shape:
         shape = SHAPES[number - 1]
         print(f"\n(T, D, F, E, K) = {shape}")
-        names = ["floor", "pymoe", *([] if options.quick else PEERS)]
-        contenders = [c for n in names if (c := start(n, shape, own if n in ("floor", "pymoe") else {})) is not None]
+        names = ["floor", "pymoe", PLAIN, *([] if options.quick else PEERS)]
+        contenders = [c for n in names if (c := start(n, shape, own)) is not None]
         times = medians(contenders, ["forward", "both"], rounds, patience=4.0)
         memory = next(c for c in contenders if c.name == "pymoe").ask("=memory")
         for c in contenders:

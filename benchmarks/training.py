@@ -77,12 +77,14 @@ def torch_gpt() -> None:
 
 
 def main() -> None:
-    from pymoe.cli import blas_core
+    from pymoe.cli import allocator, blas_core
 
     core = os.environ.get("OPENBLAS_CORETYPE") or blas_core.wanted()
+    print(f"{os.cpu_count()} cores; OPENBLAS_CORETYPE for pymoe: {core or 'as NumPy picks'}; malloc keeps what is freed")
+    own = {"OPENBLAS_CORETYPE": core} if core else {}
     contenders = [
-        Contender("pymoe", "training.py", ["pymoe"], {"OPENBLAS_CORETYPE": core} if core else {}),
-        Contender("torch GPT", "training.py", ["torch"]),
+        Contender("pymoe", "training.py", ["pymoe"], allocator.ENVIRONMENT | own),
+        Contender("torch GPT", "training.py", ["torch"], allocator.ENVIRONMENT),
     ]
     times = medians(contenders, ["step"], 60, patience=1e9)
     for c in contenders:
