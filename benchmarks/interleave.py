@@ -69,8 +69,10 @@ def serve(functions: dict[str, Callable[[], object]]) -> None:
         print(f"@{taken:.9f}", flush=True)
 
 
-def medians(contenders: list[Contender], modes: list[str], rounds: int, patience: float) -> dict[tuple[str, str], float]:
-    """{(contender, mode): median seconds}; one that takes over ``patience`` seconds runs in fewer rounds (at least 2)."""
+def medians(
+    contenders: list[Contender], modes: list[str], rounds: int, patience: float
+) -> dict[tuple[str, str], float]:
+    """{(contender, mode): median seconds}; one that takes over ``patience`` seconds runs in fewer rounds."""
     todo = [(c, m) for c in contenders for m in modes if m in c.ready.split()]
     times: dict[tuple[str, str], list[float]] = {(c.name, m): [] for c, m in todo}
     for c, m in todo:  # one call to warm up

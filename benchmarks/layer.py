@@ -45,7 +45,7 @@ def start(name: str, shape: tuple[int, ...], core: dict[str, str]) -> Contender 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs="*", default=range(1, len(SHAPES) + 1), help="which of the five shapes")
+    parser.add_argument("--shape", type=int, nargs="*", default=range(1, len(SHAPES) + 1), help="which of the five")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="only the floor and pymoe, 7 rounds")
     options = parser.parse_args()
@@ -53,7 +53,8 @@ def main() -> None:
 
     chosen = os.environ.get("OPENBLAS_CORETYPE") or blas_core.wanted()
     own = {"OPENBLAS_CORETYPE": chosen} if chosen else {}
-    print(f"python {platform.python_version()}, {os.cpu_count()} cores; OPENBLAS_CORETYPE for pymoe: {chosen or 'as NumPy picks'}")
+    print(f"python {platform.python_version()}, {os.cpu_count()} cores")
+    print(f"OPENBLAS_CORETYPE for pymoe and the floor: {chosen or 'as NumPy picks'}")
     print("peak of a 1024 x 1024 x 1024 float32 product, GF/s:")
     for core in [None, *(CORES if blas_core.wanted() else [])]:
         worker = Contender("peak", "worker.py", ["peak", "1024"], {"OPENBLAS_CORETYPE": core} if core else {})
@@ -69,7 +70,8 @@ def main() -> None:
         memory = next(c for c in contenders if c.name == "pymoe").ask("=memory")
         for c in contenders:
             c.close()
-        print(f"  {'':24s} {'forward ms':>10s} {'/floor':>7s} {'/pymoe':>7s} {'fwd+bwd ms':>11s} {'/floor':>7s} {'/pymoe':>7s}")
+        ratios = f"{'/floor':>7s} {'/pymoe':>7s}"
+        print(f"  {'':24s} {'forward ms':>10s} {ratios} {'fwd+bwd ms':>11s} {ratios}")
         for c in contenders:
             cells = ""
             for mode, width in (("forward", 10), ("both", 11)):

@@ -80,7 +80,7 @@ def main() -> None:
     from pymoe.cli import allocator, blas_core
 
     core = os.environ.get("OPENBLAS_CORETYPE") or blas_core.wanted()
-    print(f"{os.cpu_count()} cores; OPENBLAS_CORETYPE for pymoe: {core or 'as NumPy picks'}; malloc keeps what is freed")
+    print(f"{os.cpu_count()} cores; OPENBLAS_CORETYPE for pymoe: {core or 'as NumPy picks'}")
     own = {"OPENBLAS_CORETYPE": core} if core else {}
     contenders = [
         Contender("pymoe", "training.py", ["pymoe"], allocator.ENVIRONMENT | own),
@@ -89,7 +89,7 @@ def main() -> None:
     times = medians(contenders, ["step"], 60, patience=1e9)
     for c in contenders:
         t = times[c.name, "step"]
-        print(f"{c.name:10s} {t * 1e3:6.1f} ms a step, {ROWS * WINDOW / t:8,.0f} tokens/s, 2,000 steps in {2000 * t:4.0f} s")
+        print(f"{c.name:10s} {t * 1e3:6.1f} ms a step, {ROWS * WINDOW / t:8,.0f} tokens/s, {2000 * t:4.0f} s for 2,000")
         c.close()
     print(f"ratio {times['pymoe', 'step'] / times['torch GPT', 'step']:.2f}")
 

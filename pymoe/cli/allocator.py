@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, as the ``pymoe`` command does for itself; a library must not decide this for others.
+"""Keep freed memory in the process, as the ``pymoe`` command does; a library must not decide this for others.
 
 glibc gives a large freed block back to the system and takes it again for the next array: every page is then zeroed by
 the kernel and faulted in, each step anew.  Hand-written layers allocate what they return, so a training step spends a
