@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pymoe.cli import blas_core
+from pymoe.cli import allocator, blas_core
 from pymoe.cli.words import say, system
 
 INTERRUPTED = 130
@@ -80,6 +80,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     blas_core.choose()  # before anything imports NumPy
+    allocator.keep()
     top = parser()
     args, unknown = top.parse_known_args(argv)
     if unknown:
