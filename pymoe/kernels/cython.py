@@ -366,7 +366,8 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     if dtype is None or d % 2 or cos.shape != sin.shape or cos.shape not in (angles, (b, 1, *angles)):
         return reference.rotate(x, cos, sin)
     size = dtype.itemsize
-    if x.dtype != dtype or x.strides[3] != size or any(stride % size for stride in x.strides):
+    whole = x.flags.aligned and x.strides[3] == size and not any(stride % size for stride in x.strides)
+    if x.dtype != dtype or not whole:  # rows must be contiguous; the other strides may be any
         x = np.array(x, dtype=dtype, order="C")
     out = np.empty(x.shape, dtype=dtype)
     turns = (_plain(a, dtype).reshape(-1, *angles) for a in (cos, sin))

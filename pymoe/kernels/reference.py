@@ -317,7 +317,9 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     xp = namespace(x, cos, sin)
     half = int(x.shape[-1]) // 2
     if x.ndim != 4 or x.shape[-1] != 2 * half or cos.shape != sin.shape or cos.shape[-1] != half:
-        raise ShapeError(f"rotate: x must be (B, H, S, 2n) and cos, sin (..., S, n), got {x.shape}, {cos.shape}, {sin.shape}")
+        raise ShapeError(
+            f"rotate: x must be (B, H, S, 2n) and cos, sin (..., S, n), got {x.shape}, {cos.shape}, {sin.shape}"
+        )
     a, b = x[:, :, :, :half], x[:, :, :, half:]
     return xp.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
