@@ -39,7 +39,6 @@ class Output(NamedTuple):
 class Cache(NamedTuple):
     shape: tuple[int, ...]  # of x
     dtype: Any  # of y
-    mask: Array | None  # (T,)
     router: router.Cache
     experts: experts.Cache
     shared: shared.Cache | None
@@ -84,7 +83,7 @@ def forward(
     if cfg.d_shared:
         common, shared_cache = shared.forward(x, p["shared"], cfg, mask)
         y = y + common
-    cache = Cache(shape, y.dtype, mask, router_cache, experts_cache, shared_cache)
+    cache = Cache(shape, y.dtype, router_cache, experts_cache, shared_cache)
     return Output(xp.reshape(y, shape), losses, routing), cache
 
 
@@ -103,7 +102,7 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
     >>> dx.shape, sorted(dp)
     ((3, 5), ['experts', 'router'])
     """
-    shape, dtype, mask, router_cache, experts_cache, shared_cache = cache
+    shape, dtype, router_cache, experts_cache, shared_cache = cache
     xp = namespace(dy)
     check_shape("dy", dy, shape)
     dlosses = {} if dlosses is None else dlosses
@@ -115,8 +114,6 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
     dy = xp.reshape(dy, (-1, shape[-1]))
     if not is_complex(dy):
         dy = xp.astype(dy, dtype, copy=False)
-    if mask is not None:
-        dy = xp.where(mask[:, None], dy, xp.zeros_like(dy))
     dp: dict[str, Any] = {}
     dx_experts, d = experts.backward(dy, experts_cache)
     dp["experts"] = {name: d[name] for name in experts_cache.p}

@@ -17,6 +17,7 @@ from pymoe.backend import tree
 from pymoe.moe import MoEConfig
 
 from ..oracles.cases import Case, cases
+from ..oracles.cases import make as build
 from ..oracles.margins import margin
 from . import bridge
 from .frames import U64, frozen, relative
@@ -114,6 +115,21 @@ def test_what_cannot_be_said_is_listed_with_its_reason(name: str) -> None:
     with pytest.raises(bridge.Unsayable) as refused:
         bridge.config(CASES[name])
     assert str(refused.value) == reason
+
+
+BIASED = {"score": "sigmoid", "k": 3, "renorm": True, "capacity_rule": "fixed", "capacity": 3, "priority": "score"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("order", ["token", "choice", "score", "probability"])
+def test_the_queue_is_ordered_by_the_scores_not_by_the_selection_bias(order: str, when: str) -> None:
+    """The bias decides who is chosen; who is dropped is decided by the unbiased score."""
+    rule = {**BIASED, "drop_order": order, "renorm_when": when}
+    case = build(f"biased queue {order} {when}", rule, T=13, selection_bias=lambda rng, n: np.arange(n) % 3 / 2.0)
+    assert margin(case) > 1e-12
+    cfg = bridge.config(case)
+    errors = compare(case, cfg, bridge.to_pymoe(case.params, cfg.gated))
+    assert max(errors.values()) <= TOLERANCE, errors
 
 
 def test_decisions_are_not_a_matter_of_rounding() -> None:
