@@ -23,7 +23,11 @@ def ops(every: int = 1) -> list[Target]:
     targets = []
     for info in pkgutil.iter_modules(pymoe.ops.__path__):
         text = "" if info.name.startswith("_") else info.name
-        suites = (f"{TESTS}/ops/test_bench.py::{text}", f"{TESTS}/ops/test_edges.py")
+        suites = (
+            f"{TESTS}/ops/test_bench.py::{text}",
+            f"{TESTS}/mutation/test_op_gaps.py",
+            f"{TESTS}/ops/test_edges.py",
+        )
         targets.append(Target(f"pymoe.ops.{info.name}", suites, every))
     return targets
 
@@ -38,17 +42,21 @@ def kernels(every: int = 1) -> list[Target]:
 
 
 def moe(every: int = 1) -> list[Target]:
-    """The layer: all its modules by the loop oracles, limits, dtypes, and what tests/moe has on a part of it."""
-    slow = {"test_layer_gradients.py", "test_layer_memory.py", "test_layer_oracle.py", "test_layer_threads.py"}
-    slow |= {"test_layer_precision.py", "test_layer_input.py"}  # bad input is no arithmetic
-    suites = (
+    """Each module of the layer by the loop oracles, limits, invariants, dtypes, and the tests of its name."""
+    common = (
         f"{TESTS}/mutation/moe_suite.py:suite",
-        f"{TESTS}/moe/test_layer_gradients.py::test_sizes",
+        f"{TESTS}/moe/test_layer_torch.py",
         f"{TESTS}/moe/test_layer_precision.py::test_dtypes",
-        *(f for f in _files("moe") if Path(f).name not in slow),
+        f"{TESTS}/moe/test_layer_gradients.py::token",
+        f"{TESTS}/moe/test_layer_invariants.py",
     )
     names = [m.name for m in pkgutil.walk_packages(pymoe.moe.__path__, "pymoe.moe.") if not m.ispkg]
-    return [Target(n, suites, every) for n in names if n not in LEFT_OUT]
+    targets = []
+    for name in names:
+        if name not in LEFT_OUT:
+            own = _files("moe", f"test_{name.rsplit('.', 1)[1]}.py")
+            targets.append(Target(name, (*own, *common), every))
+    return targets
 
 
 GROUPS = {"ops": ops, "kernels": kernels, "moe": moe}

@@ -6,7 +6,7 @@ another axis, max <-> min, zeros <-> ones, sum <-> mean.  Numeric, on what a bac
 1 + 1e-3, times 1 + 1e-8, times -1.
 
 Left alone: docstrings, annotations, imports, ``raise`` with its message, and guards (an ``if`` that only raises, calls
-of the input checks): bad input has its own tests.  ``device=``, ``copy=``, zip's ``strict=`` and the
+and definitions of input checks): bad input has its own tests.  ``device=``, ``copy=``, zip's ``strict=`` and the
 presence of ``stable=True`` are left alone: they change no bits on the CPU, or are the default.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, cast
 EPSILONS = (1e-3, 1e-8)
 SCALE = "__pymoe_scale__"  # the helper that numeric mutants call; the runner puts it into the module
 BACKWARD = re.compile(r"backward|_d(x|w|weight)$|^d_|^_?grad")
-GUARDS = re.compile(r"^(checks\.\w+|check_\w+|_check\w*|_validate\w*)$")
+GUARDS = re.compile(r"^(\w+\.)?(checks\.\w+|_?check\w*|_?validate\w*|_refuse\w*)$")
 
 _BINARY: dict[type[ast.operator], tuple[type[ast.operator], ...]] = {
     ast.Add: (ast.Sub,),
@@ -172,6 +172,8 @@ def _sites(tree: ast.Module, guards: bool) -> Iterator[tuple[Path, ast.AST, str]
 
 
 def _is_guard(node: ast.AST) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return bool(GUARDS.match(node.name))
     if isinstance(node, ast.If):
         return all(isinstance(s, ast.Raise) or _is_guard(s) for s in node.body) and not node.orelse
     return (

@@ -146,21 +146,26 @@ def _judge(target: Target, lo: int, hi: int, limit: float) -> list[Verdict]:
         return verdicts
 
 
-_PASSED: dict[Target, list[Any]] = {}  # in this process: suites that were seen to pass, in the order that kills first
+_PASSED: dict[str, list[Any]] = {}  # in this process: suites that were seen to pass on the unbroken source
 
 
 def _passing(target: Target) -> list[Any]:
-    if target not in _PASSED:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            checks = [c for spec in target.suites for c in suites.load(spec)]
-        if not checks:
-            raise SuiteError(f"{target.module}: the suites {target.suites} hold no check")
-        failed = _first_failure(checks, 60.0)
-        if failed:
-            raise SuiteError(f"{target.module}: the unbroken module fails its own suite: {failed}")
-        _PASSED[target] = checks
-    return _PASSED[target]
+    """The checks of all suites of the target; SuiteError if one of them fails before anything is broken."""
+    for spec in target.suites:
+        if spec not in _PASSED:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                checks = suites.load(spec)
+            if not checks and "::" not in spec:
+                raise SuiteError(f"{target.module}: the suite {spec} holds no check")
+            failed = _first_failure(checks, 60.0)
+            if failed:
+                raise SuiteError(f"{target.module}: the unbroken module fails {spec}: {failed}")
+            _PASSED[spec] = checks
+    checks = [c for spec in target.suites for c in _PASSED[spec]]
+    if not checks:
+        raise SuiteError(f"{target.module}: the suites {target.suites} hold no check")
+    return checks
 
 
 def _name(check: Any) -> str:

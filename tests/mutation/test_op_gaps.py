@@ -1,0 +1,40 @@
+"""Inputs that mutation testing found to be missing: each kills mutants that every other test of the ops let live."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pymoe import ops
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "logsumexp"])
+def test_a_row_of_wide_spread_is_shifted_by_its_maximum(name: str) -> None:
+    """Shifted by the minimum, e^1600 overflows; shifted by one maximum for all rows, the lower row vanishes."""
+    x = np.array([[-800.0, 800.0, 0.0], [-1600.0, -1600.0, -1600.0]])
+    y, _ = getattr(ops, name).forward(x)
+    wanted = x - np.array([[800.0], [-1600.0 + np.log(3)]]) if name == "log_softmax" else [800.0, -1600.0 + np.log(3)]
+    assert np.allclose(y, wanted, rtol=1e-12, atol=0)
+
+
+def test_an_ignored_target_needs_no_second_class() -> None:
+    loss, cache = ops.cross_entropy.forward(np.array([[3.0], [2.0]]), np.array([-100, 0]))
+    assert loss == 0.0 and not ops.cross_entropy.backward(np.array(1.0), cache)[0].any()
+
+
+def test_a_long_masked_mean_does_not_stall_in_float32() -> None:
+    x = np.full((1, 200_001, 1), 0.1, np.float32)
+    mask = np.ones((1, 200_001), bool)
+    mask[0, 7] = False
+    y, _ = ops.mean_pool.forward(x, mask)
+    assert abs(float(y[0, 0]) / float(np.float32(0.1)) - 1) < 2.0**-23
+
+
+def test_label_smoothing_of_many_classes_is_summed_in_double_precision() -> None:
+    """Logits of 1e4 with a mean near 0: a float32 sum over them is off by more than the float64 loss may be."""
+    rng = np.random.default_rng(0)
+    z = (rng.standard_normal((3, 5000)) * 1e4).astype(np.float32)
+    target = np.array([1, 2, 3])
+    loss32, _ = ops.cross_entropy.forward(z, target, label_smoothing=1.0)
+    loss64, _ = ops.cross_entropy.forward(z.astype(np.float64), target, label_smoothing=1.0)
+    assert abs(loss32 / loss64 - 1) < 1e-13
