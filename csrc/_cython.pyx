@@ -39,6 +39,15 @@ cdef extern from "kernels.h":
     void softmax_backward_rows(...) noexcept nogil
     void rotate_rows(...) noexcept nogil
     void adamw_span(...) noexcept nogil
+    void rms_norm_rows(...) noexcept nogil
+    void rms_norm_backward_blocks(...) noexcept nogil
+    void sum_blocks(...) noexcept nogil
+    void csr_forward_blocks(...) noexcept nogil
+    void csr_dx_blocks(...) noexcept nogil
+    void pack_blocks(...) noexcept nogil
+    void csr_ddata_rows(...) noexcept nogil
+    void prune_all(...) noexcept nogil
+    int sorted_columns(const int64_t*, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
 
 if pymoe_watch_forks() != 0:
     raise ImportError("pthread_atfork failed: the compiled kernels could hang after a fork")
@@ -142,6 +151,16 @@ def nm_mask(const T[:, ::1] w, uint8_t[:, ::1] mask, Py_ssize_t n, Py_ssize_t m,
     cdef int c
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         nm_rows(pw, pm, n, m, blocks * c // threads, blocks * (c + 1) // threads)
+
+
+def prune_mask(const T[::1] w, const T[::1] edge, uint8_t[::1] mask, Py_ssize_t n):
+    """IN w (S,), edge (1,): the n-th smallest magnitude, n >= 1; OUT mask (S,) of 0 and 1.  O(S), one thread: ties have an order."""
+    cdef Py_ssize_t size = w.shape[0]
+    cdef const T* pw = &w[0]
+    cdef const T* pe = &edge[0]
+    cdef uint8_t* pm = &mask[0]
+    with nogil:
+        prune_all(pw, pe, pm, n, size)
 
 
 # --- data movement ---------------------------------------------------------------------------------------------------
@@ -386,3 +405,7 @@ def adamw(
             apart(outs[i], size, ins[j], size)
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         adamw_span(o0, o1, o2, p0, p1, p2, p3, ps, n * c // threads, n * (c + 1) // threads)
+
+
+include "_norm.pxi"
+include "_csr.pxi"

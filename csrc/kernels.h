@@ -4,6 +4,7 @@
 #define PYMOE_KERNELS_H
 
 #include "exp.h"
+#include "sorted.h"
 
 enum activation { SILU, GELU, GELU_TANH, RELU, RELU_SQUARED, SIGMOID, IDENTITY }; /* as in pymoe/kernels/cython.py */
 
@@ -11,6 +12,7 @@ enum activation { SILU, GELU, GELU_TANH, RELU, RELU_SQUARED, SIGMOID, IDENTITY }
 
 typedef float vector_f32 __attribute__((vector_size(BYTES_OF_VECTOR)));
 typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
+typedef float half_f32 __attribute__((vector_size(BYTES_OF_VECTOR / 2))); /* as many numbers as a vector_f64 */
 
 #define T float
 #define R float
@@ -115,6 +117,14 @@ typedef double vector_f64 __attribute__((vector_size(BYTES_OF_VECTOR)));
 #define softmax_rows(p, ...) BY_TYPE(softmax_rows, p)(p, __VA_ARGS__)
 #define softmax_backward_rows(p, ...) BY_TYPE(softmax_backward_rows, p)(p, __VA_ARGS__)
 #define rotate_rows(p, ...) BY_TYPE(rotate_rows, p)(p, __VA_ARGS__)
+#define rms_norm_rows(p, ...) BY_TYPE(rms_norm_rows, p)(p, __VA_ARGS__)
+#define rms_norm_backward_blocks(p, ...) BY_TYPE(rms_norm_backward_blocks, p)(p, __VA_ARGS__)
+#define sum_blocks(p, ...) BY_TYPE(sum_blocks, p)(p, __VA_ARGS__)
+#define csr_forward_blocks(p, ...) BY_TYPE(csr_forward_blocks, p)(p, __VA_ARGS__)
+#define csr_dx_blocks(p, ...) BY_TYPE(csr_dx_blocks, p)(p, __VA_ARGS__)
+#define pack_blocks(p, ...) BY_TYPE(pack_blocks, p)(p, __VA_ARGS__)
+#define csr_ddata_rows(p, ...) BY_TYPE(csr_ddata_rows, p)(p, __VA_ARGS__)
+#define prune_all(p, ...) BY_TYPE(prune_all, p)(p, __VA_ARGS__)
 #define adamw_span(p, ...) BY_TYPE(adamw_span, p)(p, __VA_ARGS__)
 
 #endif

@@ -11,3 +11,6 @@
 #include "softmax.h"
 #include "rotate.h"
 #include "adamw.h"
+#include "norm.h"
+#include "csr.h"
+#include "prune.h"

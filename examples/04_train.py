@@ -19,12 +19,12 @@ train, held_out = ids[:100_000], ids[100_000:]
 
 router = presets.mixtral(d_model=48, d_ff=48, n_experts=8, k=2)
 cfg = lm.LMConfig(vocab=len(letters), context=48, d_model=48, n_layers=2, n_heads=3, moe=router)
-settings = TrainSettings(steps=240, rows=16, window=48, lr=6e-3, floor=6e-4, warmup=20)
+settings = TrainSettings(steps=400, rows=16, window=48, lr=6e-3, floor=6e-4, warmup=20)
 
 state = step.start(settings, cfg)
 while state.step < settings.steps:
     state, measured = step.advance(settings, cfg, state, train)
-    if state.step % 40 == 0:
+    if state.step % 50 == 0:
         held = evaluate.loss(state.p, cfg, held_out, window=48, rows=16, limit=64)
         load = np.array(measured.load[0])
         print(

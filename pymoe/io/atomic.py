@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+LONGEST_WRITE = 1 << 30
 
 
 def write(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
@@ -50,10 +51,13 @@ def write(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) ->
 
 
 def write_all(descriptor: int, chunk: bytes | memoryview) -> None:
-    """``os.write`` may take only a part (a signal, an almost full disk): go on until all bytes are out."""
+    """``os.write`` may take only a part (a signal, an almost full disk): go on until all bytes are out.
+
+    No call gets more than 1 GiB: macOS refuses 2 GiB and more.
+    """
     rest = memoryview(chunk).cast("B")
     while len(rest):
-        rest = rest[os.write(descriptor, rest) :]
+        rest = rest[os.write(descriptor, rest[:LONGEST_WRITE]) :]
 
 
 def sync_folder(folder: str) -> None:

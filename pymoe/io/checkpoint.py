@@ -1,9 +1,9 @@
 """A checkpoint: one safetensors file with every tensor of a state, its settings, and a proof that nothing changed.
 
-``__metadata__`` has four entries: ``format``; ``state``, a JSON document (model, vocabulary, optimiser, step, seed);
-``sha256``, a JSON map from tensor to the SHA-256 of its bytes; and ``header_sha256`` over all names, dtypes, shapes and
-the three entries before.  So any flipped bit, in a tensor or in the header, is found on load, and any safetensors
-reader can read the file.
+The metadata have one key, ``pymoe``, a JSON document with sorted keys: ``format``; ``state``, itself JSON (model,
+vocabulary, optimiser, step, seed); ``sha256``, a map from tensor to the SHA-256 of its bytes; and ``header_sha256`` over
+all names, dtypes, shapes and the three entries before.  So whatever loads is what was saved, a flipped bit in a tensor
+or in the header is found, and any safetensors reader can read the file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import numpy as np
 
 from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import CheckpointError
-from pymoe.io import tensors as safetensors
+from pymoe.io import atomic
+from pymoe.io import tensors as files
 
-FORMAT = "pymoe.checkpoint.1"
+FORMAT = "pymoe.checkpoint.2"
+ENTRIES = {"format": str, "state": str, "sha256": dict, "header_sha256": str}
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -33,14 +35,14 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], state: Mappin
     >>> loaded["w"].shape, state
     ((2, 3), {'step': 7})
     """
-    arrays = {name: safetensors.canonical(to_numpy(a)) for name, a in tensors.items()}
-    metadata = {
+    arrays = {name: files.canonical(to_numpy(a)) for name, a in tensors.items()}
+    document = {
         "format": FORMAT,
-        "state": json.dumps(state, sort_keys=True, separators=(",", ":")),
-        "sha256": json.dumps({name: _sha256(arrays[name]) for name in sorted(arrays)}, separators=(",", ":")),
+        "state": _json(state),
+        "sha256": {name: _sha256(a) for name, a in arrays.items()},
     }
-    metadata["header_sha256"] = _header_sha256(arrays, metadata)
-    safetensors.write(path, arrays, metadata)
+    document["header_sha256"] = _header_sha256(arrays, document)
+    atomic.write(path, [files.dump(arrays, _json(document))])
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -52,21 +54,23 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 def parse(data: bytes, where: str = "checkpoint") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """``load`` of the bytes of a file."""
     try:
-        arrays, metadata = safetensors.parse(data)
+        arrays, text = files.parse(data)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}: use another copy") from None
-    if metadata.get("format") != FORMAT or metadata.keys() != {"format", "state", "sha256", "header_sha256"}:
-        raise CheckpointError(f"{where}: not a checkpoint of this version of pymoe (format {FORMAT}), or damaged")
-    claimed = metadata.pop("header_sha256")
-    if claimed != _header_sha256(arrays, metadata):
+    document = _document(text)
+    if document is None:
+        raise CheckpointError(
+            f"{where}: not a checkpoint of this version of pymoe (format {FORMAT}), or damaged: use another copy"
+        )
+    claimed = document.pop("header_sha256")
+    if claimed != _header_sha256(arrays, document):
         raise CheckpointError(f"{where}: the header is damaged (its SHA-256 differs): use another copy")
-    digests = json.loads(metadata["sha256"])
-    if digests.keys() != arrays.keys():
-        raise CheckpointError(f"{where}: the checksums name other tensors than the file holds")
+    if document["sha256"].keys() != arrays.keys():
+        raise CheckpointError(f"{where}: the checksums name other tensors than the file holds: use another copy")
     for name, array in arrays.items():
-        if digests[name] != _sha256(array):
+        if document["sha256"][name] != _sha256(array):
             raise CheckpointError(f"{where}: tensor {name!r} is damaged (its SHA-256 differs): use another copy")
-    return arrays, json.loads(metadata["state"])
+    return arrays, json.loads(document["state"])
 
 
 def pack(**trees: tree.Tree) -> dict[str, Any]:
@@ -98,12 +102,26 @@ def _few(names: list[str]) -> str:
     return "nothing" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _document(text: Any) -> dict[str, Any] | None:
+    """The JSON document of a checkpoint; None if it is not one, or not written exactly as ``save`` writes it."""
+    try:
+        document = json.loads(text)
+        kinds = {name: type(value) for name, value in document.items()}
+        right = kinds == ENTRIES and document["format"] == FORMAT and _json(document) == text
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return document if right else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _sha256(array: np.ndarray) -> str:
-    raw = safetensors.canonical(array).reshape(-1).data.cast("B") if array.size else b""
+    raw = files.canonical(array).reshape(-1).data.cast("B") if array.size else b""
     return hashlib.sha256(raw).hexdigest()
 
 
-def _header_sha256(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    layout = [[name, safetensors.code(arrays[name]), list(arrays[name].shape)] for name in sorted(arrays)]
-    text = json.dumps([layout, sorted(metadata.items())], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _header_sha256(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> str:
+    layout = [[name, arrays[name].dtype.newbyteorder("<").str, list(arrays[name].shape)] for name in sorted(arrays)]
+    return hashlib.sha256(_json([layout, document]).encode()).hexdigest()

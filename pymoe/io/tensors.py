@@ -1,161 +1,94 @@
-"""The safetensors file format: read strictly, written deterministically, no pickle, no dependency.
+"""Arrays and a text as the bytes of a safetensors file: the safetensors library, and what it leaves to its caller.
 
-A file is::
-
-    8 bytes   n, the length of the header, little-endian
-    n bytes   JSON {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, ...} + spaces
-    the rest  the tensors' bytes, little-endian, C order, without holes
-
-Why not the library: safetensors 0.8 for NumPy stores transposed and strided arrays in memory order without an error
-(huggingface/safetensors#825), does not fsync, and writes its metadata in random order.  Files of either can be read by
-the other; the tests do so.  Reading allocates no more than the file holds, whatever its header claims.
+- It writes an array's memory, not its values, where that is transposed, strided or reversed, without an error
+  (huggingface/safetensors#825): ``canonical`` makes every array C-ordered and little-endian first.
+- Metadata of several keys are written in an order that changes from process to process: ours are a text in one key.
+- It raises exceptions of many kinds, and complex or sub-byte numbers would reach pymoe: here all is CheckpointError.
 
 Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import math
-import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import CheckpointError, DtypeError
-from pymoe.io import atomic
+from pymoe.backend.errors import CheckpointError, DtypeError, MissingExtraError
 
-LONGEST_HEADER = 100_000_000
-HIGHEST_RANK = 32
+KEY = "pymoe"  # the one key of the metadata
+RESERVED = "__metadata__"
 
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
-}  # fmt: skip
-_CODES = {np.dtype(v): k for k, v in _DTYPES.items()}
+_DTYPES = frozenset(np.dtype(name) for name in ("<f8 <f4 <f2 <i8 <i4 <i2 |i1 <u8 <u4 <u2 |u1 |b1".split()))
+
+
+def library() -> Any:
+    """``safetensors.numpy``, imported when the first file is written or read; MissingExtraError where it is not."""
+    try:
+        return importlib.import_module("safetensors.numpy")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"checkpoints need the safetensors library ({error}): pip install 'pymoe[train]'"
+        ) from None
 
 
 def canonical(array: Any) -> np.ndarray:
     """``array`` as it lies in the file: C order, little-endian.  (``np.ascontiguousarray`` would turn 0-d into 1-d.)"""
     a = np.asarray(array, order="C")
     little = a.dtype.newbyteorder("<")
-    if np.dtype(little) not in _CODES:
+    if np.dtype(little) not in _DTYPES:
         raise DtypeError(f"a checkpoint holds real numbers, integers and booleans; got {a.dtype}: cast it first")
     return np.asarray(a, dtype=little, order="C")
 
 
-def code(array: np.ndarray) -> str:
-    """The format's name of a dtype: float32 -> F32."""
-    return _CODES[np.dtype(array.dtype.newbyteorder("<"))]
+def dump(tensors: Mapping[str, Any], text: str) -> bytes:
+    """The file of ``tensors`` and ``text``; equal content gives equal bytes, whatever the order of the mapping.
 
-
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``tensors`` and ``metadata`` atomically (``io.atomic``).  Equal content gives equal bytes.
-
-    Tensors lie by descending item size (so that each is aligned), then by name.
+    >>> tensors, text = parse(dump({"w": np.arange(6.0).reshape(2, 3).T}, "hello"))
+    >>> tensors["w"].tolist(), text
+    ([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]], 'hello')
     """
-    arrays = {name: canonical(a) for name, a in tensors.items()}
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    head: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    end = 0
-    for name in names:
-        a = arrays[name]
-        head[name] = {"dtype": code(a), "shape": list(a.shape), "data_offsets": [end, end + a.nbytes]}
-        end += a.nbytes
-    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-
-    def chunks() -> Iterator[bytes | memoryview]:
-        yield struct.pack("<Q", len(text)) + text
-        for name in names:
-            if arrays[name].nbytes:
-                yield arrays[name].reshape(-1).data.cast("B")
-
-    atomic.write(path, chunks())
+    if RESERVED in tensors:  # the library would write a file that it cannot read
+        raise CheckpointError(f"no tensor can be named {RESERVED!r}: the format uses this name: choose another one")
+    arrays = {name: canonical(tensors[name]) for name in sorted(tensors)}
+    return library().save(arrays, metadata={KEY: text})  # type: ignore[no-any-return]
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, metadata) of a file; what breaks the format is a CheckpointError that names the file and the rule."""
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        return parse(data)
-    except CheckpointError as error:
-        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
+def parse(data: bytes) -> tuple[dict[str, np.ndarray], str | None]:
+    """(tensors, text) of a file's bytes; the text is None if ``dump`` did not write it.  CheckpointError if damaged.
 
-
-def parse(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """``read`` of the bytes of a file."""
+    The header's length is compared with the file before the library sees it, and the library compares each tensor's
+    bytes with the file: no more is allocated than the file holds, whatever its header claims.
+    """
     if len(data) < 8:
         raise CheckpointError(f"not a safetensors file: {len(data)} bytes, 8 for the length of the header are needed")
     (length,) = struct.unpack("<Q", data[:8])
-    if length > min(LONGEST_HEADER, len(data) - 8):
+    if length > len(data) - 8:
         raise CheckpointError(
             f"the header claims {length} bytes, the file has {len(data) - 8} after its length: not a safetensors file, "
             "or cut short"
         )
-    head = _header(data[8 : 8 + length])
-    metadata = head.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError("__metadata__ must map strings to strings")
-    body = memoryview(data)[8 + length :]
-    entries = {name: _entry(name, value) for name, value in head.items()}
-    position = 0
-    for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
-        if begin != position:
-            raise CheckpointError(f"tensor {name!r} begins at byte {begin}, not at {position}: a hole or an overlap")
-        position = end
-    if position != len(body):
-        raise CheckpointError(
-            f"the tensors need {position} bytes, the file has {len(body)}: "
-            + ("it is cut short" if position > len(body) else "it has trailing bytes")
-        )
-    tensors = {}
-    for name, (dtype, shape, begin, end) in entries.items():
-        flat = np.frombuffer(body[begin:end], dtype=dtype)
-        tensors[name] = np.array(flat.reshape(shape), dtype=dtype.newbyteorder("="))  # a copy: aligned, owns its memory
-    return tensors, metadata
-
-
-def _header(text: bytes) -> dict[str, Any]:
-    if not text.startswith(b"{"):
-        raise CheckpointError("the header does not begin with '{': not a safetensors file")
+    load = library().load
     try:
-        head = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise CheckpointError(f"damaged: the header is not JSON in UTF-8 ({type(error).__name__})") from None
-    return head  # type: ignore[no-any-return]
+        tensors = load(data)
+        text = (json.loads(data[8 : 8 + length]).get(RESERVED) or {}).get(KEY)
+    except MemoryError:
+        raise CheckpointError(f"the tensors ({len(data)} bytes) do not fit into memory") from None
+    except Exception as error:  # SafetensorError is an Exception; KeyError: an unknown dtype; ValueError: 65 axes; ...
+        raise CheckpointError(f"damaged, cut short, or not a safetensors file ({_line(error)})") from None
+    for name, array in tensors.items():
+        if array.dtype not in _DTYPES:
+            raise CheckpointError(f"tensor {_short(repr(name))} has dtype {array.dtype}, which pymoe does not write")
+    return tensors, text
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        raise CheckpointError("the header has a key twice")
-    return keys
+def _line(error: Exception) -> str:
+    return _short(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _no_constant(name: str) -> Any:
-    raise CheckpointError(f"the header holds {name}, which is not JSON")
-
-
-def _entry(name: str, value: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    if not name or "\0" in name:
-        raise CheckpointError(f"{name!r} cannot be the name of a tensor")
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"tensor {name!r} must have exactly dtype, shape and data_offsets")
-    shape, offsets = value["shape"], value["data_offsets"]
-    for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise CheckpointError(f"tensor {name!r}: shape and data_offsets must be lists of integers >= 0")
-    if len(offsets) != 2 or len(shape) > HIGHEST_RANK:
-        raise CheckpointError(f"tensor {name!r}: two data_offsets and at most {HIGHEST_RANK} axes are allowed")
-    if not isinstance(value["dtype"], str) or value["dtype"] not in _DTYPES:
-        raise CheckpointError(f"tensor {name!r} has dtype {value['dtype']!r}; known are {', '.join(_DTYPES)}")
-    dtype = np.dtype(_DTYPES[value["dtype"]])
-    needed = math.prod(shape) * dtype.itemsize  # Python integers: no overflow
-    if offsets[1] - offsets[0] != needed:
-        held = offsets[1] - offsets[0]
-        raise CheckpointError(f"tensor {name!r} of shape {tuple(shape)} needs {needed} bytes, not {held}")
-    return dtype, tuple(shape), offsets[0], offsets[1]
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else text[:157] + "..."

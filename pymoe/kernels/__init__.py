@@ -33,6 +33,10 @@ def _load(name: str) -> ModuleType | None:
         return importlib.import_module(f"pymoe.kernels.{name}")
     except ImportError:
         return None
+    except AttributeError as missing:  # an extension that was built from older sources
+        raise ImportError(
+            f"the compiled kernels do not fit this source ({missing}): build them again with `pip install -e .`"
+        ) from missing
 
 
 _CYTHON = _load("cython")

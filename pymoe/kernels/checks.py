@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pymoe.backend import is_floating, namespace, real
-from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, NonFiniteError, ShapeError
+from pymoe.backend import device, is_floating, namespace, real
+from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, NonFiniteError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels.activations import ACTIVATIONS
 
@@ -14,11 +14,15 @@ def floating(name: str, x: Array) -> None:
         raise DtypeError(f"{name} must be floating point, got {x.dtype}: cast it explicitly")
 
 
+def integers(name: str, ids: Array) -> None:
+    if not namespace(ids).isdtype(ids.dtype, "integral"):
+        raise DtypeError(f"{name} must be integers, got {ids.dtype}")
+
+
 def index(name: str, ids: Array, n: int, *, lowest: int = 0) -> None:
     """Every id in [lowest, n), integer dtype.  ``lowest=-1`` admits -1, which means "none"."""
     xp = namespace(ids)
-    if not xp.isdtype(ids.dtype, "integral"):
-        raise DtypeError(f"{name} must be integers, got {ids.dtype}")
+    integers(name, ids)
     if ids.size == 0:
         return
     low, high = int(xp.min(ids)), int(xp.max(ids))
@@ -26,7 +30,7 @@ def index(name: str, ids: Array, n: int, *, lowest: int = 0) -> None:
         raise IndexRangeError(f"{name} must lie in [{lowest}, {n}), got values from {low} to {high}")
 
 
-def starts(start: Array, n_groups: int, n_rows: int) -> list[int]:
+def starts(start: Array, n_groups: int, n_rows: int, *, name: str = "start") -> list[int]:
     """``start`` as Python ints: n_groups + 1 ascending offsets from 0 to n_rows."""
     from pymoe.backend import tolist
 
@@ -39,10 +43,32 @@ def starts(start: Array, n_groups: int, n_rows: int) -> list[int]:
         or any(a > b for a, b in zip(values, values[1:], strict=False))
     ):
         raise ShapeError(
-            f"start must be {n_groups + 1} ascending offsets from 0 to {n_rows} (rows of each group), got {values[:8]}"
+            f"{name} must be {n_groups + 1} ascending offsets from 0 to {n_rows} (rows of each group), got {values[:8]}"
             + ("..." if len(values) > 8 else "")
         )
     return values
+
+
+def csr(indices: Array, indptr: Array, n_columns: int) -> Array:
+    """The flat place row · n_columns + column of each stored entry: int64, ascending, none twice.  O(nnz)."""
+    xp = namespace(indices, indptr)
+    check_shape("indices", indices, (None,))
+    check_shape("indptr", indptr, (None,))
+    integers("indptr", indptr)
+    index("indices", indices, n_columns)
+    entries = int(indices.shape[0])
+    starts(indptr, int(indptr.shape[0]) - 1, entries, name="indptr")
+    each = xp.arange(entries, dtype=xp.int64, device=device(indices))
+    row = xp.searchsorted(xp.astype(indptr, xp.int64, copy=False), each, side="right") - 1
+    places = xp.astype(row, xp.int64, copy=False) * n_columns + xp.astype(indices, xp.int64, copy=False)
+    late = places[1:] <= places[:-1]
+    if bool(xp.any(late)):
+        first = int(xp.argmax(xp.astype(late, xp.int64))) + 1
+        raise ShapeError(
+            f"indices must ascend within a row, no column twice: entry {first} of row {int(row[first])} has column "
+            f"{int(indices[first])} after {int(indices[first - 1])}; sort the columns of each row and add duplicates up"
+        )
+    return places
 
 
 def activation(name: str) -> None:

@@ -9,14 +9,16 @@ NumPy's BLAS, one call for each expert that has rows, straight into the output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import DtypeError, check_shape
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks, reference
+from pymoe.kernels.cython_csr import csr_linear, csr_linear_ddata, csr_linear_dx
+from pymoe.kernels.cython_norm import rms_norm, rms_norm_backward
+from pymoe.kernels.door import INT64, TYPES, fused, indices, plain, refuse_objects, shared, starts
 from pymoe.kernels.parallel import build, compiled, threads
 
 __all__ = list(reference.__all__)
@@ -26,78 +28,22 @@ BUILD = build()
 MOST_CHOICES = 512  # top-k beyond this many is a sort
 WIDEST_BLOCK = 64  # N:M blocks beyond this many columns are sorted
 
-# "double" comes last: it must win where long double is the same type
-_C_TYPES = (("f4", "float"), ("c16", "double complex"), ("g", "long double"), ("f8", "double"))
-_TYPES = {np.dtype(d): t for d, t in _C_TYPES}
 _CODES = {act: i for i, act in enumerate(("silu", "gelu", "gelu_tanh", "relu", "relu_squared", "sigmoid", "identity"))}
-_INT64 = np.dtype(np.int64)
-_NO_LIMIT = np.empty(0, dtype=_INT64)
+_NO_LIMIT = np.empty(0, dtype=INT64)
 
 
 def supports(x: Array) -> bool:
     """Is ``x`` a NumPy array of float32, float64, complex128, long double (any byte order) or of integers?"""
-    return isinstance(x, np.ndarray) and (x.dtype.kind in "iu" or x.dtype.newbyteorder("=") in _TYPES)
+    return isinstance(x, np.ndarray) and (x.dtype.kind in "iu" or x.dtype.newbyteorder("=") in TYPES)
 
 
-def _fused(name: str) -> dict[np.dtype[Any], Callable[..., None]]:
-    function = getattr(compiled, name)
-    return {dtype: function[c_type] for dtype, c_type in _TYPES.items()}
-
-
+_prune_mask = fused("prune_mask")
 _topk, _nm_mask, _combine, _combine_dweight, _segment_sum, _act_forward, _act_backward = map(
-    _fused, ("topk", "nm_mask", "combine", "combine_dweight", "segment_sum", "act_forward", "act_backward")
+    fused, ("topk", "nm_mask", "combine", "combine_dweight", "segment_sum", "act_forward", "act_backward")
 )
 _glu_forward, _glu_backward, _weighted_backward, _softmax, _softmax_backward, _rotate, _adamw = map(
-    _fused, ("glu_forward", "glu_backward", "weighted_backward", "softmax", "softmax_backward", "rotate", "adamw")
+    fused, ("glu_forward", "glu_backward", "weighted_backward", "softmax", "softmax_backward", "rotate", "adamw")
 )
-
-
-def _refuse_objects(*arrays: Array) -> None:
-    for a in arrays:
-        if a.dtype.kind not in "fciub":
-            raise DtypeError(f"expected numbers, got an array of dtype {a.dtype}: convert it first, e.g. astype('f8')")
-
-
-def _shared(*arrays: Array) -> np.dtype[Any] | None:
-    """The one compiled dtype of all arrays; None: there is none, ask the definition."""
-    dtype = arrays[0].dtype
-    if not (dtype in _TYPES and all(a.dtype == dtype for a in arrays)):
-        _refuse_objects(*arrays)
-        dtype = dtype.newbyteorder("=")
-        if dtype not in _TYPES or any(a.dtype.newbyteorder("=") != dtype for a in arrays):
-            return None
-    return dtype if all(a.size for a in arrays) else None
-
-
-def _plain(a: Array, dtype: np.dtype[Any]) -> Array:
-    """``a`` itself if it is native, aligned and C-contiguous, else such a copy."""
-    flags = a.flags
-    if a.dtype == dtype and flags.c_contiguous and flags.aligned:
-        return a
-    return np.array(a, dtype=dtype, order="C")
-
-
-def _indices(name: str, ids: Array, n: int, *, lowest: int = 0) -> Array:
-    """``checks.index``, then the ids as a plain int64 array."""
-    if ids.dtype != _INT64:
-        checks.index(name, ids, n, lowest=lowest)
-        return np.array(ids, dtype=_INT64, order="C")
-    ids = _plain(ids, _INT64)
-    if ids.size:
-        low, high = compiled.bounds(ids.reshape(-1))
-        if low < lowest or high >= n:
-            checks.index(name, ids, n, lowest=lowest)
-    return ids
-
-
-def _starts(start: Array, groups: int, n_rows: int) -> Array | None:
-    """``checks.starts``, then the offsets as a plain int64 array; None if they are not integers."""
-    if start.dtype.kind not in "iu":
-        return None
-    plain = _plain(start, _INT64)
-    if plain.shape != (groups + 1,) or plain[0] != 0 or plain[-1] != n_rows or not compiled.ascending(plain):
-        checks.starts(start, groups, n_rows)
-    return plain
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -107,31 +53,45 @@ def topk(s: Array, k: int) -> Array:
     check_shape("s", s, (None, None))
     rows, experts = s.shape
     checks.choices(experts, k)
-    dtype = _shared(s)
+    dtype = shared(s)
     if dtype is None or k > MOST_CHOICES:
         return reference.topk(s, k)
-    idx = np.empty((rows, k), dtype=_INT64)
-    _topk[dtype](_plain(s, dtype), idx, threads(rows * (experts + 16 * k)))
+    idx = np.empty((rows, k), dtype=INT64)
+    _topk[dtype](plain(s, dtype), idx, threads(rows * (experts + 16 * k)))
     return idx
 
 
 def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
     if ids.ndim != 1 or n < 1:
         return reference.counting_sort(ids, n)
-    ids = _indices("ids", ids, n, lowest=-1)
-    start = np.empty(n + 1, dtype=_INT64)
+    ids = indices("ids", ids, n, lowest=-1)
+    start = np.empty(n + 1, dtype=INT64)
     compiled.count(ids, start)
-    order = np.empty(start[n], dtype=_INT64)
+    order = np.empty(start[n], dtype=INT64)
     compiled.place(ids, start.copy(), order)
     return order, start
 
 
 def nm_mask(w: Array, n: int, m: int) -> Array:
-    dtype = _shared(w)
+    dtype = shared(w)
     if dtype is None or w.ndim != 2 or not 0 < n <= m <= WIDEST_BLOCK or w.shape[1] % m:
         return reference.nm_mask(w, n, m)
     mask = np.empty(w.shape, dtype=np.bool_)
-    _nm_mask[dtype](_plain(w, dtype), mask.view(np.uint8), n, m, threads(w.size * m))
+    _nm_mask[dtype](plain(w, dtype), mask.view(np.uint8), n, m, threads(w.size * m))
+    return mask
+
+
+def prune_mask(w: Array, n: int) -> Array:
+    dtype = shared(w)
+    if dtype is None or not 0 < n <= w.size:
+        return reference.prune_mask(w, n)
+    w = plain(w, dtype)
+    flat = w.reshape(-1)
+    size = np.abs(flat.real)
+    size[np.isnan(size)] = -1
+    edge = np.partition(size, n - 1)[n - 1 : n].astype(dtype)  # introselect: O(size)
+    mask = np.empty(w.shape, dtype=np.bool_)
+    _prune_mask[dtype](flat, edge, mask.reshape(-1).view(np.uint8), n)
     return mask
 
 
@@ -139,13 +99,13 @@ def nm_mask(w: Array, n: int, m: int) -> Array:
 
 
 def gather(x: Array, rows: Array) -> Array:
-    _refuse_objects(x)
+    refuse_objects(x)
     if x.ndim < 1 or rows.ndim != 1 or not x.size or not rows.size:
         return reference.gather(x, rows)
-    rows = _indices("rows", rows, x.shape[0])
+    rows = indices("rows", rows, x.shape[0])
     if not x.flags.c_contiguous:  # copies the rows asked for, not all of x
         return np.ascontiguousarray(x[rows], dtype=x.dtype.newbyteorder("="))
-    x = _plain(x, x.dtype.newbyteorder("="))
+    x = plain(x, x.dtype.newbyteorder("="))
     out = np.empty((rows.size, *x.shape[1:]), dtype=x.dtype)
     compiled.gather(_bytes(x.reshape(len(x), -1)), rows, _bytes(out.reshape(len(out), -1)), threads(out.nbytes // 8))
     return out
@@ -158,54 +118,54 @@ def _bytes(a: Array) -> Array:
 def combine(ys: Array, weight: Array | None, slot: Array) -> Array:
     if ys.ndim != 2 or slot.ndim != 2:
         return reference.combine(ys, weight, slot)
-    slot = _indices("slot", slot, ys.shape[0], lowest=-1)
+    slot = indices("slot", slot, ys.shape[0], lowest=-1)
     if weight is not None:
         check_shape("weight", weight, slot.shape)
         if weight.dtype != ys.dtype:
-            _refuse_objects(ys, weight)
+            refuse_objects(ys, weight)
             both = np.result_type(ys, weight)
             ys, weight = ys.astype(both), weight.astype(both)
-    dtype = _shared(ys)
+    dtype = shared(ys)
     if dtype is None or not slot.size:
         return reference.combine(ys, weight, slot)
     out = np.empty((slot.shape[0], ys.shape[1]), dtype=dtype)
-    weight = None if weight is None else _plain(weight, dtype)
-    _combine[dtype](_plain(ys, dtype), weight, slot, out, threads(slot.size * ys.shape[1]))
+    weight = None if weight is None else plain(weight, dtype)
+    _combine[dtype](plain(ys, dtype), weight, slot, out, threads(slot.size * ys.shape[1]))
     return out
 
 
 def combine_dweight(dy: Array, ys: Array, slot: Array) -> Array:
-    dtype = _shared(dy, ys)
+    dtype = shared(dy, ys)
     if dtype is None or not slot.size or slot.ndim != 2 or ys.ndim != 2 or dy.shape != (slot.shape[0], ys.shape[1]):
         return reference.combine_dweight(dy, ys, slot)
-    slot = _indices("slot", slot, ys.shape[0], lowest=-1)
+    slot = indices("slot", slot, ys.shape[0], lowest=-1)
     out = np.empty(slot.shape, dtype=dtype)
-    _combine_dweight[dtype](_plain(dy, dtype), _plain(ys, dtype), slot, out, threads(slot.size * ys.shape[1]))
+    _combine_dweight[dtype](plain(dy, dtype), plain(ys, dtype), slot, out, threads(slot.size * ys.shape[1]))
     return out
 
 
 def expand(v: Array, idx: Array, n: int) -> Array:
-    _refuse_objects(v)
+    refuse_objects(v)
     check_shape("idx", idx, v.shape)
     if v.ndim != 2 or not v.size:
         return reference.expand(v, idx, n)
-    idx = _indices("idx", idx, n)
-    v = _plain(v, v.dtype.newbyteorder("="))
+    idx = indices("idx", idx, n)
+    v = plain(v, v.dtype.newbyteorder("="))
     out = np.empty((v.shape[0], n), dtype=v.dtype)
     compiled.expand(_bytes(v[:, :, None]), idx, _bytes(out[:, :, None]), threads(out.size))
     return out
 
 
 def segment_sum(x: Array, start: Array) -> Array:
-    dtype = _shared(x)
+    dtype = shared(x)
     groups = start.size - 1
     if dtype is None or x.ndim != 2 or groups < 1:
         return reference.segment_sum(x, start)
-    plain = _starts(start, groups, x.shape[0])
+    plain = starts(start, groups, x.shape[0])
     if plain is None:
         return reference.segment_sum(x, start)
     out = np.empty((groups, x.shape[1]), dtype=dtype)
-    _segment_sum[dtype](_plain(x, dtype), plain, out, threads(x.size))
+    _segment_sum[dtype](plain(x, dtype), plain, out, threads(x.size))
     return out
 
 
@@ -213,14 +173,14 @@ def segment_sum(x: Array, start: Array) -> Array:
 
 
 def grouped_linear(a: Array, weight: Array, start: Array) -> Array:
-    dtype = _shared(a, weight)
+    dtype = shared(a, weight)
     if dtype is None or a.ndim != 2 or weight.ndim != 3 or a.shape[1] != weight.shape[2]:
         return reference.grouped_linear(a, weight, start)
     return _rows_times(a, weight, start, dtype, transpose=True)
 
 
 def grouped_linear_dx(dout: Array, weight: Array, start: Array) -> Array:
-    dtype = _shared(dout, weight)
+    dtype = shared(dout, weight)
     if dtype is None or dout.ndim != 2 or weight.ndim != 3 or dout.shape[1] != weight.shape[1]:
         return reference.grouped_linear_dx(dout, weight, start)
     return _rows_times(dout, weight, start, dtype, transpose=False)
@@ -229,7 +189,7 @@ def grouped_linear_dx(dout: Array, weight: Array, start: Array) -> Array:
 def _rows_times(a: Array, weight: Array, start: Array, dtype: np.dtype[Any], *, transpose: bool) -> Array:
     """out[r] = a[r] @ weight[e], or its transpose, for the rows r of each expert e."""
     bounds = checks.starts(start, weight.shape[0], a.shape[0])
-    a, weight = _plain(a, dtype), _plain(weight, dtype)
+    a, weight = plain(a, dtype), plain(weight, dtype)
     if transpose:
         weight = weight.transpose(0, 2, 1)  # a view that BLAS takes as it is
     out = np.empty((a.shape[0], weight.shape[2]), dtype=dtype)
@@ -241,12 +201,12 @@ def _rows_times(a: Array, weight: Array, start: Array, dtype: np.dtype[Any], *, 
 
 
 def grouped_linear_dw(dout: Array, a: Array, start: Array) -> Array:
-    dtype = _shared(dout, a)
+    dtype = shared(dout, a)
     if dtype is None or dout.ndim != 2 or a.ndim != 2 or dout.shape[0] != a.shape[0]:
         return reference.grouped_linear_dw(dout, a, start)
     experts = start.shape[0] - 1
     bounds = checks.starts(start, experts, a.shape[0])
-    transposed, a = _plain(dout, dtype).T, _plain(a, dtype)
+    transposed, a = plain(dout, dtype).T, plain(a, dtype)
     dw = np.empty((experts, dout.shape[1], a.shape[1]), dtype=dtype)
     for e in range(experts):
         lo, hi = bounds[e], bounds[e + 1]
@@ -267,45 +227,45 @@ def _code(act: str, dtype: np.dtype[Any] | None) -> int | None:
 
 
 def act_forward(x: Array, act: str) -> Array:
-    dtype = _shared(x)
+    dtype = shared(x)
     code = _code(act, dtype)
     if dtype is None or code is None:
         return reference.act_forward(x, act)
     out = np.empty(x.shape, dtype=dtype)
-    _act_forward[dtype](_plain(x, dtype).reshape(-1), code, out.reshape(-1), threads(4 * x.size))
+    _act_forward[dtype](plain(x, dtype).reshape(-1), code, out.reshape(-1), threads(4 * x.size))
     return out
 
 
 def act_backward(dh: Array, x: Array, act: str) -> Array:
-    dtype = _shared(dh, x)
+    dtype = shared(dh, x)
     code = _code(act, dtype)
     if dtype is None or code is None or dh.shape != x.shape:
         return reference.act_backward(dh, x, act)
     dx = np.empty(x.shape, dtype=dtype)
-    flat = _plain(dh, dtype).reshape(-1), _plain(x, dtype).reshape(-1)
+    flat = plain(dh, dtype).reshape(-1), plain(x, dtype).reshape(-1)
     _act_backward[dtype](*flat, code, dx.reshape(-1), threads(4 * x.size))
     return dx
 
 
 def glu_forward(x: Array, act: str) -> Array:
-    dtype = _shared(x)
+    dtype = shared(x)
     code = _code(act, dtype)
     if dtype is None or code is None:
         return reference.glu_forward(x, act)
     f = checks.halves("glu_forward", x)
     h = np.empty((*x.shape[:-1], f), dtype=dtype)
-    _glu_forward[dtype](_plain(x, dtype).reshape(-1, 2 * f), code, h.reshape(-1, f), threads(4 * h.size))
+    _glu_forward[dtype](plain(x, dtype).reshape(-1, 2 * f), code, h.reshape(-1, f), threads(4 * h.size))
     return h
 
 
 def glu_backward(dh: Array, x: Array, act: str) -> Array:
-    dtype = _shared(dh, x)
+    dtype = shared(dh, x)
     code = _code(act, dtype)
     if dtype is None or code is None or not _halves_of(dh, x):
         return reference.glu_backward(dh, x, act)
     f = dh.shape[-1]
     dx = np.empty(x.shape, dtype=dtype)
-    rows = _plain(dh, dtype).reshape(-1, f), _plain(x, dtype).reshape(-1, 2 * f)
+    rows = plain(dh, dtype).reshape(-1, f), plain(x, dtype).reshape(-1, 2 * f)
     _glu_backward[dtype](*rows, code, dx.reshape(-1, 2 * f), threads(4 * dh.size))
     return dx
 
@@ -315,7 +275,7 @@ def _halves_of(dh: Array, x: Array) -> bool:
 
 
 def weighted_glu_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
-    dtype = _shared(dh, x, weight)
+    dtype = shared(dh, x, weight)
     code = _code(act, dtype)
     if dtype is None or code is None or dh.ndim != 2 or weight.shape != dh.shape[:1] or not _halves_of(dh, x):
         return reference.weighted_glu_backward(dh, x, weight, act)
@@ -323,7 +283,7 @@ def weighted_glu_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple
 
 
 def weighted_act_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
-    dtype = _shared(dh, x, weight)
+    dtype = shared(dh, x, weight)
     code = _code(act, dtype)
     if dtype is None or code is None or dh.ndim != 2 or weight.shape != dh.shape[:1] or dh.shape != x.shape:
         return reference.weighted_act_backward(dh, x, weight, act)
@@ -332,35 +292,35 @@ def weighted_act_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple
 
 def _weighted(dh: Array, x: Array, weight: Array, code: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
     dx, wh, dweight = (np.empty(a.shape, dtype=dtype) for a in (x, dh, weight))
-    given = _plain(dh, dtype), _plain(x, dtype), _plain(weight, dtype)
+    given = plain(dh, dtype), plain(x, dtype), plain(weight, dtype)
     _weighted_backward[dtype](*given, code, dx, wh, dweight, threads(4 * dh.size))
     return dx, wh, dweight
 
 
 def softmax(x: Array, limit: Array | None = None) -> Array:
-    dtype = _shared(x)
+    dtype = shared(x)
     if dtype is None or not x.ndim or (limit is not None and (x.ndim != 2 or limit.shape != x.shape[:1])):
         return reference.softmax(x, limit)
     p = np.empty(x.shape, dtype=dtype)
     columns = x.shape[-1]
-    limits = _NO_LIMIT if limit is None else _indices("limit", limit, columns + 1)
-    _softmax[dtype](_plain(x, dtype).reshape(-1, columns), limits, p.reshape(-1, columns), threads(4 * x.size))
+    limits = _NO_LIMIT if limit is None else indices("limit", limit, columns + 1)
+    _softmax[dtype](plain(x, dtype).reshape(-1, columns), limits, p.reshape(-1, columns), threads(4 * x.size))
     return p
 
 
 def softmax_backward(dp: Array, p: Array) -> Array:
-    dtype = _shared(dp, p)
+    dtype = shared(dp, p)
     if dtype is None or not p.ndim or dp.shape != p.shape:
         return reference.softmax_backward(dp, p)
     dx = np.empty(p.shape, dtype=dtype)
     columns = p.shape[-1]
-    rows = _plain(dp, dtype).reshape(-1, columns), _plain(p, dtype).reshape(-1, columns)
+    rows = plain(dp, dtype).reshape(-1, columns), plain(p, dtype).reshape(-1, columns)
     _softmax_backward[dtype](*rows, dx.reshape(-1, columns), threads(p.size))
     return dx
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    dtype = _shared(x, cos, sin)
+    dtype = shared(x, cos, sin)
     b, _, length, d = x.shape if x.ndim == 4 else (0, 0, 0, 0)
     angles = (length, d // 2)
     if dtype is None or d % 2 or cos.shape != sin.shape or cos.shape not in (angles, (b, 1, *angles)):
@@ -370,7 +330,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     if x.dtype != dtype or not whole:  # rows must be contiguous; the other strides may be any
         x = np.array(x, dtype=dtype, order="C")
     out = np.empty(x.shape, dtype=dtype)
-    turns = (_plain(a, dtype).reshape(-1, *angles) for a in (cos, sin))
+    turns = (plain(a, dtype).reshape(-1, *angles) for a in (cos, sin))
     _rotate[dtype](x, *turns, out, threads(2 * x.size))
     return out
 
@@ -388,12 +348,12 @@ def adamw(
     decay: float,
     step: int,
 ) -> tuple[Array, Array, Array]:
-    dtype = _shared(p, g, m, v)
+    dtype = shared(p, g, m, v)
     if dtype is None or not p.shape == g.shape == m.shape == v.shape:
         return reference.adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step)
     a, b = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
     setting = np.array([lr, beta1, 1 - beta1, beta2, 1 - beta2, a, b, eps, decay], dtype=np.float64)
     new = [np.empty(p.shape, dtype=dtype) for _ in range(3)]
-    flat = [_plain(x, dtype).reshape(-1) for x in (p, g, m, v)]
+    flat = [plain(x, dtype).reshape(-1) for x in (p, g, m, v)]
     _adamw[dtype](*flat, setting, *(x.reshape(-1) for x in new), threads(2 * p.size))
     return new[0], new[1], new[2]

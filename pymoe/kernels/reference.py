@@ -13,6 +13,8 @@ from pymoe.backend.errors import ConfigError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.kernels.activations import ACTIVATIONS
+from pymoe.kernels.reference_csr import csr_linear, csr_linear_ddata, csr_linear_dx
+from pymoe.kernels.reference_norm import rms_norm, rms_norm_backward
 
 __all__ = [
     "act_backward",
@@ -21,6 +23,9 @@ __all__ = [
     "combine",
     "combine_dweight",
     "counting_sort",
+    "csr_linear",
+    "csr_linear_ddata",
+    "csr_linear_dx",
     "expand",
     "gather",
     "glu_backward",
@@ -29,6 +34,9 @@ __all__ = [
     "grouped_linear_dw",
     "grouped_linear_dx",
     "nm_mask",
+    "prune_mask",
+    "rms_norm",
+    "rms_norm_backward",
     "rotate",
     "segment_sum",
     "softmax",
@@ -93,6 +101,27 @@ def nm_mask(w: Array, n: int, m: int) -> Array:
     order = xp.argsort(-blocks, axis=1, stable=True)
     rank = xp.argsort(order, axis=1, stable=True)  # rank of each column within its block
     return xp.reshape(rank < n, (rows, columns))
+
+
+def prune_mask(w: Array, n: int) -> Array:
+    """False (pruned) for exactly the n entries of smallest |w| in the whole of w (R, C), True for the others.
+
+    Of equal magnitudes the lowest flat index is pruned first; NaN ranks below every number, so it goes before all.
+    Looks at the real part only.  O(R C) compiled.
+
+    >>> import numpy as np
+    >>> prune_mask(np.array([[2.0, -1.0, 3.0], [1.0, 1.0, -4.0]]), 2)
+    array([[ True, False,  True],
+           [False,  True,  True]])
+    """
+    xp = namespace(w)
+    size = xp.abs(real(xp.reshape(w, (-1,))))
+    if not 0 <= n <= size.shape[0]:
+        raise ConfigError(f"n, the number of pruned entries, must be in [0, {size.shape[0]}], got {n}")
+    size = xp.where(xp.isnan(size), -xp.ones_like(size), size)
+    order = xp.argsort(size, stable=True)
+    rank = xp.argsort(order, stable=True)
+    return xp.reshape(rank >= n, w.shape)
 
 
 # --- data movement ---------------------------------------------------------------------------------------------------

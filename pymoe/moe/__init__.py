@@ -7,7 +7,7 @@
 >>> dx, dp = pymoe.moe.backward(np.ones((3, 8)), cache)
 """
 
-from pymoe.moe.bias_update import update as bias_update
+from pymoe.moe.selection_bias import update as bias_update
 from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
 from pymoe.moe.draws import Draws, draw
 from pymoe.moe.layer import Cache, Output, backward, forward

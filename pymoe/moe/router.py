@@ -215,7 +215,8 @@ def _fractions(s: Array, idx: Array, cfg: RouterConfig, mask: Array | None, load
     """f (E,) of the balance loss: a constant.
 
     With a selection bias it counts what the scores alone would choose: the loss balances the scores, and a bias that
-    has already balanced the choice must not hide that they are not (arXiv:2412.19437, eq. 18).
+    has already balanced the choice must not hide that they are not (arXiv:2412.19437, eq. 18: of all experts, whatever
+    groups the choice is limited to).
     """
     xp = namespace(s)
     count = load_
