@@ -16,7 +16,7 @@ from typing import Any
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError
 from pymoe.cli import generate, gradients, info, words
 from pymoe.cli.progress import Progress
-from pymoe.io import atomic
+from pymoe.io import atomic, tensors
 from pymoe.models.count import count_parameters
 from pymoe.models.generate import Sampling
 from pymoe.train import data, evaluate, fit, job, kinds, plots, presets, size, step
@@ -32,6 +32,7 @@ SAMPLE_TOKENS = 400
 
 def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
+    tensors.library()  # a run that could not be saved must not begin
     place, work, state, corpus = _resume(args) if args.resume is not None else _new(args)
     with place:
         try:
@@ -44,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             words.say(f"{words.system(error)}; then continue with `pymoe train --resume {place.folder}`")
             return 2
-
-
 
 
 def _run(args: argparse.Namespace, place: Run, work: Job, state: State, corpus: Corpus, begin: float) -> int:

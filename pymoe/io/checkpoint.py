@@ -1,9 +1,9 @@
 """A checkpoint: one safetensors file with every tensor of a state, its settings, and a proof that nothing changed.
 
 The metadata have one key, ``pymoe``, a JSON document with sorted keys: ``format``; ``state``, itself JSON (model,
-vocabulary, optimiser, step, seed); ``sha256``, a map from tensor to the SHA-256 of its bytes; and ``header_sha256`` over
-all names, dtypes, shapes and the three entries before.  So whatever loads is what was saved, a flipped bit in a tensor
-or in the header is found, and any safetensors reader can read the file.
+vocabulary, optimiser, step, seed); ``sha256``, a map from tensor to the SHA-256 of its bytes; and ``header_sha256``
+over all names, dtypes, shapes and the three entries before.  So whatever loads is what was saved, a flipped bit in a
+tensor or in the header is found, and any safetensors reader can read the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], state: Mappin
     ((2, 3), {'step': 7})
     """
     arrays = {name: files.canonical(to_numpy(a)) for name, a in tensors.items()}
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "state": _json(state),
         "sha256": {name: _sha256(a) for name, a in arrays.items()},
@@ -108,6 +108,7 @@ def _document(text: Any) -> dict[str, Any] | None:
         document = json.loads(text)
         kinds = {name: type(value) for name, value in document.items()}
         right = kinds == ENTRIES and document["format"] == FORMAT and _json(document) == text
+        right = right and isinstance(json.loads(document["state"]), dict)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     return document if right else None

@@ -10,7 +10,6 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import importlib
 import json
 import struct
 from collections.abc import Mapping
@@ -29,11 +28,12 @@ _DTYPES = frozenset(np.dtype(name) for name in ("<f8 <f4 <f2 <i8 <i4 <i2 |i1 <u8
 def library() -> Any:
     """``safetensors.numpy``, imported when the first file is written or read; MissingExtraError where it is not."""
     try:
-        return importlib.import_module("safetensors.numpy")
+        from safetensors import numpy
     except ImportError as error:
         raise MissingExtraError(
             f"checkpoints need the safetensors library ({error}): pip install 'pymoe[train]'"
         ) from None
+    return numpy
 
 
 def canonical(array: Any) -> np.ndarray:
@@ -83,7 +83,7 @@ def parse(data: bytes) -> tuple[dict[str, np.ndarray], str | None]:
     for name, array in tensors.items():
         if array.dtype not in _DTYPES:
             raise CheckpointError(f"tensor {_short(repr(name))} has dtype {array.dtype}, which pymoe does not write")
-    return tensors, text
+    return {name: tensors[name] for name in sorted(tensors)}, text  # the library's order is another in each process
 
 
 def _line(error: Exception) -> str:
