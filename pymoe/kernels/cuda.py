@@ -313,10 +313,6 @@ def softmax(x: Array, limit: Array | None = None) -> Array:
     return p
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    return reference.rotate(x, cos, sin)  # elementwise, outside the sparse layer: the definition on the device
-
-
 def softmax_backward(dp: Array, p: Array) -> Array:
     if not _raw(dp, p) or not p.ndim or dp.shape != p.shape:
         return reference.softmax_backward(dp, p)
@@ -349,3 +345,10 @@ def adamw(
     launch(f"adamw<{_type(p)}>", elements(p.size), *given, *new, p.size, *numbers)
     return new[0], new[1], new[2]
 
+
+# --- outside the sparse layer: the definitions, on the device --------------------------------------------------------
+
+rotate = reference.rotate
+rms_norm, rms_norm_backward = reference.rms_norm, reference.rms_norm_backward
+csr_linear, csr_linear_dx, csr_linear_ddata = reference.csr_linear, reference.csr_linear_dx, reference.csr_linear_ddata
+prune_mask = reference.prune_mask

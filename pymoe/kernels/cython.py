@@ -161,11 +161,11 @@ def segment_sum(x: Array, start: Array) -> Array:
     groups = start.size - 1
     if dtype is None or x.ndim != 2 or groups < 1:
         return reference.segment_sum(x, start)
-    plain = starts(start, groups, x.shape[0])
-    if plain is None:
+    offsets = starts(start, groups, x.shape[0])
+    if offsets is None:
         return reference.segment_sum(x, start)
     out = np.empty((groups, x.shape[1]), dtype=dtype)
-    _segment_sum[dtype](plain(x, dtype), plain, out, threads(x.size))
+    _segment_sum[dtype](plain(x, dtype), offsets, out, threads(x.size))
     return out
 
 

@@ -45,6 +45,10 @@ def cases(rng: np.random.Generator, dtype: Any, integers: bool = False) -> dict[
     blocks[0, :4] = (1, -1, 1, 1)
     blocks[2, 5] = np.nan
     ids = rng.integers(-1, E, size=T * K)
+    stored = rng.random((F, D)) < 0.2
+    stored[3, :], stored[:, 5] = False, False
+    indices, indptr = np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+    entries = real(indices.size)
     table: dict[str, Case] = {
         "topk": ("topk", (ties, K), {}),
         "topk_all": ("topk", (ties, E), {}),
@@ -67,6 +71,12 @@ def cases(rng: np.random.Generator, dtype: Any, integers: bool = False) -> dict[
         "softmax": ("softmax", (masked,), {}),
         "softmax_limit": ("softmax", (masked, np.arange(T, dtype=np.int64) % (D + 1)), {}),
         "rotate": ("rotate", (real(2, 3, T, 2 * K), real(T, K), real(T, K)), {}),
+        "rms_norm": ("rms_norm", (real(T, D), real(D), 1e-5), {}),
+        "rms_norm_backward": ("rms_norm_backward", (real(T, D), real(T, D), real(D), real(T)), {}),
+        "csr_linear": ("csr_linear", (real(T, D), entries, indices, indptr), {}),
+        "csr_linear_dx": ("csr_linear_dx", (real(T, F), entries, indices, indptr, D), {}),
+        "csr_linear_ddata": ("csr_linear_ddata", (real(T, F), real(T, D), indices, indptr), {}),
+        "prune_mask": ("prune_mask", (blocks, 200), {}),
         "softmax_3d": ("softmax", (real(3, 4, 65),), {}),
         "softmax_backward": ("softmax_backward", (real(T, D), probability / probability.sum(1, keepdims=True)), {}),
         "adamw": (

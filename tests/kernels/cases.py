@@ -65,6 +65,24 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
         ("softmax_backward", (draw(tokens, width), draw(tokens, width)), True),
         ("softmax_backward", (draw(tokens, 11), draw(tokens, 11)), True),
     ]
+    weight, indices, indptr = _sparse(rng, 53, width)
+    exact = dtype != "c16"  # a complex quotient has no one rounding
+    found += [
+        ("rms_norm", (draw(tokens, width), draw(width), 1e-5), exact),
+        ("rms_norm", (draw(5, 7), draw(7), 0.5), exact),
+        ("rms_norm_backward", (draw(rows, width), draw(rows, width), draw(width), draw(rows)), exact),
+        ("rms_norm_backward", (draw(200, 16), draw(200, 16), draw(16), draw(200)), exact),
+        ("rms_norm_backward", (draw(3, 150), draw(3, 150), draw(150), draw(3)), exact),
+        ("prune_mask", (draw(tokens, 24), 401), True),
+        ("prune_mask", (draw(3, 7), 21), True),
+    ]
+    for n in (1, 9, 61 * scale, 130):  # one token, less than a vector, blocks of several vectors, more than a block
+        found += [
+            ("csr_linear", (draw(n, width), draw(weight), indices, indptr), True),
+            ("csr_linear_dx", (draw(n, 53), draw(weight), indices, indptr, width), True),
+            ("csr_linear_ddata", (draw(n, 53), draw(n, width), indices, indptr), True),
+        ]
+    found.append(("csr_linear_ddata", (draw(300, 53), draw(300, width), indices, indptr), True))
     for act in ACTS:
         exact = act in EXACT_ACTS
         found += [
@@ -84,6 +102,14 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
             if isinstance(a, np.ndarray):
                 a.setflags(write=False)
     return result
+
+
+def _sparse(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(nnz, indices, indptr) of a matrix with an empty row, a full row, and columns that no row stores."""
+    stored = rng.random((rows, columns)) < 0.15
+    stored[3], stored[7], stored[rows - 1] = False, True, False
+    stored[:, [0, columns - 2]] = False
+    return int(stored.sum()), np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
 
 
 def _label(name: str, args: tuple[Any, ...]) -> str:

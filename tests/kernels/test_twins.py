@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pymoe import kernels
-from pymoe.kernels import activations, cython, reference
+from pymoe.kernels import activations, cython, cython_csr, cython_norm, reference
 from tests.kernels.cases import ACTS, DTYPES, Call, bits, calls, mismatch, outputs
 
 TOLERANCE = 64.0  # units of u · max|tensor|
@@ -79,7 +79,7 @@ def test_a_relative_error_of_1e_3_in_one_entry_is_seen():
             assert mismatch(tuple(spoilt), outputs(want)) > TOLERANCE, call.label
 
 
-@pytest.mark.parametrize("name", [n for n in kernels.NAMES if n not in ("counting_sort", "topk", "nm_mask")])
+@pytest.mark.parametrize("name", [n for n in kernels.NAMES if n not in ("counting_sort", "topk", "nm_mask", "prune_mask")])
 def test_imaginary_parts_of_1e_200_are_carried(name):
     """The complex step goes through: the imaginary part is the derivative, to 64 u of its own maximum."""
     rng = np.random.default_rng(7)
@@ -163,7 +163,8 @@ def test_every_element_of_an_output_is_written(dtype, monkeypatch):
         a.reshape(-1).view(np.uint8)[...] = 0xFF
         return a
 
-    monkeypatch.setattr(cython, "np", _WithEmpty(full_of_ones))
+    for door in (cython, cython_csr, cython_norm):
+        monkeypatch.setattr(door, "np", _WithEmpty(full_of_ones))
     for call, bit in zip(made, want, strict=True):
         assert bits(compiled(call)) == bit, call.label
     assert filled > len(made) - 8
