@@ -17,12 +17,12 @@ class Preset(NamedTuple):
 
 
 def _default(vocab: int, window: int) -> LMConfig:
-    moe = routers.mixtral(d_model=128, d_ff=128, n_experts=16, k=2)
+    moe = routers.mixtral(d_model=128, d_ff=64, n_experts=16, k=2)
     return LMConfig(vocab=vocab, context=window, d_model=128, n_layers=4, n_heads=4, moe=moe)
 
 
 def _shakespeare(vocab: int, window: int) -> LMConfig:
-    moe = routers.mixtral(d_model=128, d_ff=168, n_experts=8, k=2)
+    moe = routers.mixtral(d_model=128, d_ff=128, n_experts=8, k=2)
     return LMConfig(vocab=vocab, context=window, d_model=128, n_layers=4, n_heads=4, moe=moe)
 
 
@@ -35,7 +35,7 @@ PRESETS = {
     "default": Preset(
         "about two minutes on two cores with --compare-dense",
         _default,
-        TrainSettings(steps=1000, rows=16, window=128, lr=2e-3, floor=2e-4, warmup=50),
+        TrainSettings(steps=1200, rows=16, window=64, lr=2e-3, floor=2e-4, warmup=100, balance=0.05, z=0.0),
     ),
     "shakespeare": Preset(
         "nanoGPT's CPU budget: 2,000 steps of 12 x 64 characters, at most 0.8 M active parameters",
