@@ -80,6 +80,7 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
         dg_rows = dg_rows + kernel.grouped_linear(dy_rows, bias[:, None, :], plan.start)[:, 0]  # ⟨dy, b_d⟩
         dp[down + "_bias"] = kernel.segment_sum(weight[:, None] * dy_rows, plan.start)
         dp[up + "_bias"] = kernel.segment_sum(da, plan.start)
+    del dy_rows, dh, gh  # the peak of memory is here: what follows needs only da
     dp[up] = kernel.grouped_linear_dw(da, kernel.gather(x, plan.token), plan.start)  # Σ da ⊗ x
     dx = kernel.combine(kernel.grouped_linear_dx(da, p[up], plan.start), None, plan.slot)
     dg = kernel.combine(dg_rows[:, None], None, xp.reshape(plan.slot, (-1, 1)))  # back to (t, j); dropped: 0
