@@ -15,9 +15,7 @@ import numpy as np
 
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
-from pymoe.kernels import checks, reference
-from pymoe.kernels.cython_csr import csr_linear, csr_linear_ddata, csr_linear_dx
-from pymoe.kernels.cython_norm import rms_norm, rms_norm_backward
+from pymoe.kernels import checks, cython_csr, cython_norm, reference
 from pymoe.kernels.door import INT64, TYPES, fused, indices, plain, refuse_objects, shared, starts
 from pymoe.kernels.parallel import build, compiled, threads
 
@@ -30,6 +28,11 @@ WIDEST_BLOCK = 64  # N:M blocks beyond this many columns are sorted
 
 _CODES = {act: i for i, act in enumerate(("silu", "gelu", "gelu_tanh", "relu", "relu_squared", "sigmoid", "identity"))}
 _NO_LIMIT = np.empty(0, dtype=INT64)
+
+
+rms_norm, rms_norm_backward = cython_norm.rms_norm, cython_norm.rms_norm_backward
+csr_linear, csr_linear_dx = cython_csr.csr_linear, cython_csr.csr_linear_dx
+csr_linear_ddata = cython_csr.csr_linear_ddata
 
 
 def supports(x: Array) -> bool:

@@ -1,7 +1,8 @@
 """A linear map whose weight W (F, D) is sparse, and its two gradients, by definition (names in ``reference.__all__``).
 
-W is stored by rows (CSR): row f has the entries indptr[f] <= e < indptr[f+1], entry e is W[f, indices[e]] = data[e], and
-the columns of a row ascend, so no place is stored twice.  data (nnz,), indices (nnz,) and indptr (F+1,) integers.
+W is stored by rows (CSR): row f has the entries indptr[f] <= e < indptr[f+1], entry e is W[f, indices[e]] = data[e],
+and the columns of a row ascend, so no place is stored twice.  data (nnz,), indices (nnz,) and indptr (F+1,) integers.
+Anything else is an IndexRangeError (a column outside [0, D)), a ShapeError (order, offsets) or a DtypeError.
 
 The definition spreads W over a dense array.  The compiled twins touch stored entries only, which shows where x is not
 finite: here 0 · NaN is NaN in every output of that token, there in those outputs that store an entry in its column.

@@ -8,25 +8,25 @@ Backward, with dn = dy ⊙ w::
 
     dx = r (dn - n mean(dn ⊙ n))         dw = Σ_n dy ⊙ n            (sum over all leading axes)
 
+Both run as kernels (``rms_norm``, ``rms_norm_backward``), with sums in ``accumulator(x)``: float64 for float32.
 Source: Zhang and Sennrich, *Root Mean Square Layer Normalization*, arXiv:1910.07467, eq. 4; ε inside the root as in
-Llama.  Cost: two passes over memory forward; r is kept, n is computed again (one product).
+Llama.  Cost: one pass over memory in each direction; r is kept, n is computed again (one product).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from pymoe.backend import accumulator, namespace
-from pymoe.backend.errors import check_shape
+from pymoe import kernels
+from pymoe.backend import namespace
 from pymoe.backend.namespace import Array
-from pymoe.kernels import checks
-from pymoe.ops._rows import column_sum, rows
+from pymoe.ops._rows import rows
 
 
 class Cache(NamedTuple):
     x: Array  # (..., D)
     weight: Array  # (D,)
-    r: Array  # (..., 1) 1 / root mean square
+    r: Array  # (N,) 1 / root mean square of each row, all leading axes as one
 
 
 def forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, Cache]:
@@ -36,13 +36,8 @@ def forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, Cache
     >>> forward(np.array([[3.0, 4.0]]), np.array([1.0, 10.0]), eps=0.0)[0].round(4)
     array([[ 0.8485, 11.3137]])
     """
-    xp = namespace(x, weight)
-    checks.floating("x", x)
-    width = x.shape[-1]
-    check_shape("weight", weight, (width,))
-    mean = xp.sum(x * x, axis=-1, keepdims=True, dtype=accumulator(x)) / width
-    r = xp.astype(1 / xp.sqrt(mean + eps), x.dtype, copy=False)
-    return x * r * weight, Cache(x, weight, r)
+    y, r = kernels.of(x).rms_norm(rows(x), weight, eps)
+    return namespace(y).reshape(y, x.shape), Cache(x, weight, r)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
@@ -55,8 +50,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[ 0.181 , -0.1358]]), array([0.8485, 0.    ]))
     """
     x, weight, r = cache
-    width = x.shape[-1]
-    n = x * r
-    along = dy * n
-    projection = (along @ weight)[..., None] / width  # mean(dn ⊙ n), as w is the same for every row
-    return r * (dy * weight - n * projection), {"weight": column_sum(rows(along))}
+    dx, dweight = kernels.of(x).rms_norm_backward(rows(dy), rows(x), weight, r)
+    return namespace(dx).reshape(dx, x.shape), {"weight": dweight}

@@ -19,8 +19,9 @@ from .host import Host, build, compiler, emulated
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to run the CUDA kernels on the CPU")
 TOLERANCE = {"float64": 1e-13, "float32": 64 * 2.0**-24}
 # CuPy's sort, cuBLAS, and elementwise code outside the sparse layer
-DEFINITIONS = {"rotate", "rms_norm", "rms_norm_backward", "csr_linear", "csr_linear_dx", "csr_linear_ddata", "prune_mask"}
-NO_RAW_KERNEL = {"counting_sort", "grouped_linear", "grouped_linear_dx", "grouped_linear_dw"} | DEFINITIONS
+NORMS, SPARSE = {"rms_norm", "rms_norm_backward"}, {"csr_linear", "csr_linear_dx", "csr_linear_ddata"}
+GROUPED = {"grouped_linear", "grouped_linear_dx", "grouped_linear_dw"}
+NO_RAW_KERNEL = {"counting_sort", "rotate", "prune_mask"} | GROUPED | NORMS | SPARSE
 ROUNDED = ("softmax", "adamw", "act", "glu", "weighted")  # kernels (first word) that are not exact on integers
 LIBRARY = ("counting", "grouped", "rotate", "rms", "csr", "prune")
 

@@ -104,7 +104,7 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
     return result
 
 
-def _sparse(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _sparse(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, Any, Any]:
     """(nnz, indices, indptr) of a matrix with an empty row, a full row, and columns that no row stores."""
     stored = rng.random((rows, columns)) < 0.15
     stored[3], stored[7], stored[rows - 1] = False, True, False

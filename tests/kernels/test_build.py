@@ -19,7 +19,7 @@ import pytest
 from tests.kernels.test_threads import digest
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE = ["test_twins.py", "test_bad_input.py", "test_topk.py", "test_exp.py"]
+SUITE = [f"test_{name}.py" for name in ("twins", "bad_input", "topk", "exp", "norm", "csr", "prune")]
 
 pytestmark = [
     pytest.mark.slow,

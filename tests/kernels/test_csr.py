@@ -1,0 +1,212 @@
+"""The sparse linear map and its gradients against loops over the stored entries; what the structure must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pymoe.backend.errors import DtypeError, IndexRangeError, ShapeError
+from pymoe.kernels import cython, parallel, reference
+
+ROWS, COLUMNS = 11, 7
+INDICES = np.array([1, 4, 0, 1, 2, 3, 4, 6, 6, 0, 3])
+INDPTR = np.array([0, 2, 2, 8, 9, 9, 9, 10, 10, 10, 11, 11])  # empty rows, a nearly full one; nobody stores column 5
+BACKENDS = pytest.mark.parametrize("k", [reference, cython], ids=["reference", "cython"])
+RNG = np.random.default_rng
+
+
+def drawn(tokens: int, dtype: str = "f8") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = RNG(tokens)
+    made = [rng.standard_normal(s).astype(dtype) for s in ((tokens, COLUMNS), (INDICES.size,), (tokens, ROWS))]
+    for a in made:
+        a.setflags(write=False)
+    return made[0], made[1], made[2]
+
+
+def looped(x: np.ndarray, data: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y, dx, ddata, every product written out."""
+    y, dx, ddata = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(data.shape)
+    for t in range(x.shape[0]):
+        for f in range(ROWS):
+            for e in range(INDPTR[f], INDPTR[f + 1]):
+                j = INDICES[e]
+                y[t, f] += float(x[t, j]) * float(data[e])
+                dx[t, j] += float(dy[t, f]) * float(data[e])
+                ddata[e] += float(dy[t, f]) * float(x[t, j])
+    return y, dx, ddata
+
+
+def computed(k, x, data, dy, indices=INDICES, indptr=INDPTR):
+    return (
+        k.csr_linear(x, data, indices, indptr),
+        k.csr_linear_dx(dy, data, indices, indptr, x.shape[1]),
+        k.csr_linear_ddata(dy, x, indices, indptr),
+    )
+
+
+@BACKENDS
+@pytest.mark.parametrize("tokens", [1, 2, 15, 17, 40, 67, 131, 300])
+@pytest.mark.parametrize("dtype, tolerance", [("f8", 1e-13), ("f4", 64 * 2.0**-24)])
+def test_loops(k, tokens, dtype, tolerance):
+    x, data, dy = drawn(tokens, dtype)
+    for got, want in zip(computed(k, x, data, dy), looped(x, data, dy), strict=True):
+        assert got.shape == want.shape and got.dtype == dtype
+        scale = np.max(np.abs(want))
+        assert np.max(np.abs(got - want)) <= tolerance * scale
+        assert np.max(np.abs(got * 1.001 - want)) > 1e-4 * scale  # negative control
+
+
+@BACKENDS
+def test_the_complex_step_gives_both_gradients(k):
+    x, data, dy = drawn(19)
+    _, dx, ddata = computed(k, x, data, dy)
+    u, v = RNG(0).standard_normal(x.shape), RNG(1).standard_normal(data.shape)
+    y = k.csr_linear(x + 1e-200j * u, data + 1e-200j * v, INDICES, INDPTR)
+    want = np.sum(u * dx) + np.sum(v * ddata)
+    assert abs(np.sum(dy * y.imag) / 1e-200 - want) <= 1e-13 * (np.sum(np.abs(u * dx)) + np.sum(np.abs(v * ddata)))
+
+
+def test_the_order_of_a_sum_is_that_of_the_entries_whatever_the_batch_and_the_threads():
+    x, data, dy = drawn(131, "f4")
+    for threads in (1, 2, 8):
+        for tokens in (1, 3, 20, 131):
+            y, dx = np.zeros((tokens, ROWS), dtype="f4"), np.zeros((tokens, COLUMNS), dtype="f4")
+            for f in range(ROWS):
+                for e in range(INDPTR[f], INDPTR[f + 1]):
+                    y[:, f] += data[e] * x[:tokens, INDICES[e]]
+                    dx[:, INDICES[e]] += data[e] * dy[:tokens, f]
+            with parallel.exactly(threads):
+                assert np.array_equal(cython.csr_linear(x[:tokens], data, INDICES, INDPTR), y)
+                assert np.array_equal(cython.csr_linear_dx(dy[:tokens], data, INDICES, INDPTR, COLUMNS), dx)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", ["i1", "i4", "u2", "u8", ">i8"])
+def test_any_integers_are_a_structure(k, dtype):
+    x, data, dy = drawn(5)
+    want = computed(k, x, data, dy)
+    for a, b in zip(computed(k, x, data, dy, INDICES.astype(dtype), INDPTR.astype(dtype)), want, strict=True):
+        assert np.array_equal(a, b)
+
+
+@BACKENDS
+def test_nothing_stored_and_nothing_to_do(k):
+    x, _, dy = drawn(5, "f4")
+    none, zeros = np.empty(0, dtype="f4"), np.zeros(ROWS + 1, dtype=int)
+    ids = np.empty(0, dtype=int)
+    y, dx, ddata = computed(k, x, none, dy, ids, zeros)
+    assert y.shape == dy.shape and dx.shape == x.shape and ddata.shape == (0,) and not y.any() and not dx.any()
+    assert y.dtype == dx.dtype == ddata.dtype == np.float32
+    y, dx, ddata = computed(k, x[:0], np.ones(INDICES.size, dtype="f4"), dy[:0])
+    assert y.shape == (0, ROWS) and dx.shape == (0, COLUMNS) and ddata.shape == INDICES.shape and not ddata.any()
+    assert k.csr_linear(x, none, ids, np.zeros(1, dtype=int)).shape == (5, 0)  # no rows of W
+    assert k.csr_linear(x[:, :0], none, ids, zeros).shape == (5, ROWS)  # no columns
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        ({"indices": np.where(INDICES == 6, 7, INDICES)}, IndexRangeError, "must lie in"),
+        ({"indices": np.where(INDICES == 0, -1, INDICES)}, IndexRangeError, "must lie in"),
+        ({"indices": np.where(INDICES == 6, 2**62, INDICES)}, IndexRangeError, "must lie in"),
+        ({"indices": np.where(INDICES == 2, 1, INDICES)}, ShapeError, "entry 4 of row 2 has column 1 after 1"),
+        ({"indices": np.where(INDICES == 3, 1, INDICES)}, ShapeError, "ascend within a row"),
+        ({"indices": INDICES.astype(float)}, DtypeError, "indices must be integers"),
+        ({"indices": INDICES[:-1]}, ShapeError, "must"),
+        ({"indices": INDICES[:, None]}, ShapeError, "indices must have shape"),
+        ({"indptr": INDPTR.astype(float)}, DtypeError, "indptr must be integers"),
+        ({"indptr": INDPTR[:, None]}, ShapeError, "must"),
+        ({"indptr": INDPTR + 1}, ShapeError, "indptr must be 12 ascending offsets"),
+        ({"indptr": np.minimum(INDPTR, 10)}, ShapeError, "indptr must be 12 ascending offsets"),
+        ({"indptr": np.where(np.arange(12) == 1, 9, INDPTR)}, ShapeError, "indptr must be 12 ascending offsets"),
+        ({"indptr": np.empty(0, dtype=int)}, ShapeError, "must"),
+    ],
+)
+def test_a_structure_out_of_order_is_refused(k, change, error, words):
+    x, data, dy = drawn(3)
+    given = {"indices": INDICES, "indptr": INDPTR} | change
+    data = data if given["indices"].size == data.size else data[:-1]
+    data = data.reshape(given["indices"].shape)
+    for call in (
+        lambda: k.csr_linear(x, data, **given),
+        lambda: k.csr_linear_dx(dy, data, **given, n_columns=COLUMNS),
+        lambda: k.csr_linear_ddata(dy, x, **given),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+
+
+@BACKENDS
+def test_shapes_that_do_not_fit(k):
+    x, data, dy = drawn(3)
+    for call in (
+        lambda: k.csr_linear(x, data[1:], INDICES, INDPTR),
+        lambda: k.csr_linear(x[0], data, INDICES, INDPTR),
+        lambda: k.csr_linear_dx(dy, data[1:], INDICES, INDPTR, COLUMNS),
+        lambda: k.csr_linear_dx(dy[:, 1:], data, INDICES, INDPTR, COLUMNS),
+        lambda: k.csr_linear_ddata(dy[1:], x, INDICES, INDPTR),
+        lambda: k.csr_linear_ddata(dy[:, 1:], x, INDICES, INDPTR),
+        lambda: k.csr_linear_ddata(dy, x[0], INDICES, INDPTR),
+    ):
+        with pytest.raises(ShapeError):
+            call()
+    with pytest.raises(IndexRangeError):
+        k.csr_linear(x[:, 1:], data, INDICES, INDPTR)
+    with pytest.raises(IndexRangeError):
+        k.csr_linear_dx(dy, data, INDICES, INDPTR, 6)
+    with pytest.raises(DtypeError):
+        cython.csr_linear(x.astype(object), data, INDICES, INDPTR)
+
+
+def test_what_is_not_stored_is_not_read():
+    x, data, dy = drawn(40)
+    spoilt = x.copy()
+    spoilt[:, 5] = np.nan  # no row stores column 5
+    assert np.array_equal(cython.csr_linear(spoilt, data, INDICES, INDPTR), cython.csr_linear(x, data, INDICES, INDPTR))
+    want = cython.csr_linear_ddata(dy, x, INDICES, INDPTR)
+    assert np.array_equal(cython.csr_linear_ddata(dy, spoilt, INDICES, INDPTR), want)
+
+
+def test_a_token_of_nan_stays_alone():
+    x, data, dy = drawn(40)
+    spoilt, bad = x.copy(), dy.copy()
+    spoilt[13], bad[13] = np.nan, np.nan
+    keep = np.arange(40) != 13
+    y, dx, _ = computed(cython, x, data, dy)
+    assert np.array_equal(cython.csr_linear(spoilt, data, INDICES, INDPTR)[keep], y[keep])
+    assert np.array_equal(cython.csr_linear_dx(bad, data, INDICES, INDPTR, COLUMNS)[keep], dx[keep])
+
+
+def test_an_output_that_shares_memory_with_another_array_is_refused():
+    names = ("csr_linear", "csr_linear_dx", "csr_linear_ddata")
+    forward, dx, ddata = (getattr(parallel.compiled, name)["double"] for name in names)
+    ids, ptr = np.array([0, 2]), np.array([0, 1, 2])  # W is (2, 3); scratch has room for blocks of one token
+
+    def run(kernel, x=(4, 3), data=(2,), scratch=(1, 19), out=(4, 2)):
+        x, data, scratch, out = (np.ones(a) if isinstance(a, tuple) else a for a in (x, data, scratch, out))
+        kernel(x, data, ids, ptr, scratch, out, 0)
+
+    def run_ddata(dy=(4, 2), x=(4, 3), dyt=(1, 2, 4), xt=(1, 3, 4), out=(2,)):
+        given = [np.ones(a) if isinstance(a, tuple) else a for a in (dy, x, dyt, xt, out)]
+        ddata(*given[:2], ids, ptr, *given[2:], 1)
+
+    run(forward)
+    run(dx, x=(4, 2), out=(4, 3))
+    run_ddata()
+    a = np.ones(40)
+    for call in (
+        lambda: run(forward, x=a[:12].reshape(4, 3), out=a[11:19].reshape(4, 2)),
+        lambda: run(forward, data=a[:2], out=a[1:9].reshape(4, 2)),
+        lambda: run(forward, scratch=a[:19].reshape(1, 19), out=a[18:26].reshape(4, 2)),
+        lambda: run(forward, x=a[:12].reshape(4, 3), scratch=a[:19].reshape(1, 19)),
+        lambda: run(dx, x=a[:8].reshape(4, 2), out=a[7:19].reshape(4, 3)),
+        lambda: run(dx, x=(4, 2), data=a[:2], scratch=a[:19].reshape(1, 19), out=(4, 3)),
+        lambda: run_ddata(dy=a[:8].reshape(4, 2), out=a[7:9]),
+        lambda: run_ddata(x=a[:12].reshape(4, 3), dyt=a[:8].reshape(1, 2, 4)),
+        lambda: run_ddata(x=a[:12].reshape(4, 3), xt=a[:12].reshape(1, 3, 4)),
+        lambda: run_ddata(dyt=a[:8].reshape(1, 2, 4), xt=a[7:19].reshape(1, 3, 4)),
+        lambda: run_ddata(xt=a[:12].reshape(1, 3, 4), out=a[:2]),
+    ):
+        with pytest.raises(ValueError, match="shares memory"):
+            call()
