@@ -119,6 +119,21 @@ def test_nm_mask() -> None:
             k.nm_mask(w, n, m)
 
 
+def test_prune_mask() -> None:
+    w = np.array(rng().integers(-4, 5, (3, 40))) / 2.0  # ties by the dozen: only a stable sort prunes the lowest place
+    w[1, 3], w[2, 9], w[0, 1] = np.nan, np.nan, np.inf
+    flat = [float(v) for v in w.reshape(-1)]
+    order = sorted(range(120), key=lambda i: (-1.0 if flat[i] != flat[i] else abs(flat[i]), i))
+    for n in (0, 1, 2, 3, 57, 119, 120):
+        mask = k.prune_mask(w, n)
+        assert mask.dtype == bool and mask.shape == w.shape
+        assert sorted(order[:n]) == [i for i in range(120) if not mask.reshape(-1)[i]]
+    assert k.prune_mask(np.array([[1.0 + 9j, 2.0]]), 1).tolist() == [[False, True]]
+    for n in (-1, 121):
+        with pytest.raises(PymoeError):
+            k.prune_mask(w, n)
+
+
 def test_gather() -> None:
     x = normal(T, D)
     rows = np.array([3, 3, 0, 6])
