@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 from pathlib import Path
 
+import pymoe.kernels
 import pymoe.moe
 import pymoe.ops
 from pymoe.verify.mutate import Target
@@ -33,11 +34,18 @@ def ops(every: int = 1) -> list[Target]:
 
 
 def kernels(every: int = 1) -> list[Target]:
-    """The definitions: loops, then whatever tests/kernels has, then the ops that run on them."""
-    suites = (f"{TESTS}/mutation/test_kernel_loops.py", *_files("kernels", "test_reference*.py"))
+    """The definitions: loops, then the ops that run on them, then their compiled twins where these were built."""
+    suites = (
+        f"{TESTS}/mutation/test_kernel_loops.py",
+        f"{TESTS}/ops/test_bench.py::rope",
+        f"{TESTS}/ops/test_bench.py::attention",
+        *((f"{TESTS}/kernels/test_twins.py::agree",) if pymoe.kernels.compiled() else ()),
+    )
     return [
         Target("pymoe.kernels.activations", suites, every),
         Target("pymoe.kernels.reference", suites, every),
+        Target("pymoe.kernels.reference_norm", (f"{TESTS}/kernels/test_norm.py",), every),
+        Target("pymoe.kernels.reference_csr", (f"{TESTS}/kernels/test_csr.py",), every),
     ]
 
 

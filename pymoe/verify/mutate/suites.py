@@ -79,7 +79,7 @@ def from_tests(module: ModuleType, select: str = "") -> Iterator[Check]:
             arguments = {k: v for part in combination for k, v in part[1].items()}
             label = f"{name}[{'-'.join(part[0] for part in combination)}]" if combination else name
             if select in label and _complete(function, arguments):
-                check = partial(function, **arguments)
+                check = partial(_without_shrinking(function), **arguments)
                 check.__name__ = label  # type: ignore[attr-defined]
                 yield check
 
@@ -108,6 +108,17 @@ def _axis(mark: Any) -> list[tuple[str, dict[str, Any]]]:
         label = "-".join(_short(v) for v in row) if label is None else str(label)
         rows.append((label, dict(zip(names, row, strict=True))))
     return rows
+
+
+def _without_shrinking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A property test that fails has said enough: Hypothesis need not look for the smallest example."""
+    own = getattr(function, "_hypothesis_internal_use_settings", None)
+    if own is not None:
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)
+        function._hypothesis_internal_use_settings = settings(own, phases=phases, database=None)  # type: ignore[attr-defined]
+    return function
 
 
 def _short(value: Any) -> str:
