@@ -21,7 +21,7 @@ def _dense(data: Array, places: Array, rows: int, columns: int) -> Array:
     xp = namespace(data, places)
     if data.shape[0] == 0:
         return xp.zeros((rows, columns), dtype=data.dtype, device=device(data))
-    everywhere = xp.arange(rows * columns, dtype=places.dtype, device=device(places))
+    everywhere = xp.arange(rows * columns, device=device(places))
     at = xp.searchsorted(places, everywhere)
     at = xp.where(at < data.shape[0], at, xp.zeros_like(at))
     values = xp.take(data, at)
@@ -54,7 +54,6 @@ def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_colum
     >>> csr_linear_dx(np.array([[1.0, 2.0]]), np.array([10.0, 5.0]), np.array([0, 2]), np.array([0, 2, 2]), 3)
     array([[10.,  0.,  5.]])
     """
-    namespace(dy, data, indices, indptr)
     check_shape("data", data, tuple(indices.shape))
     places = checks.csr(indices, indptr, n_columns)
     rows = int(indptr.shape[0]) - 1
@@ -73,6 +72,7 @@ def csr_linear_ddata(dy: Array, x: Array, indices: Array, indptr: Array) -> Arra
     """
     xp = namespace(dy, x, indices, indptr)
     check_shape("x", x, (None, None))
-    places = checks.csr(indices, indptr, int(x.shape[1]))
-    check_shape("dy", dy, (x.shape[0], int(indptr.shape[0]) - 1))
-    return xp.take(xp.reshape(xp.matrix_transpose(dy) @ x, (-1,)), places)
+    rows, columns = int(indptr.shape[0]) - 1, int(x.shape[1])
+    places = checks.csr(indices, indptr, columns)
+    check_shape("dy", dy, (x.shape[0], rows))
+    return xp.take(xp.reshape(xp.matrix_transpose(dy) @ x, (rows * columns,)), places)

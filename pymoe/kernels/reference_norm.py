@@ -56,8 +56,7 @@ def rms_norm_backward(dy: Array, x: Array, weight: Array, r: Array) -> tuple[Arr
     dn = dy * weight
     product = x * dn
     along = xp.sum(product, axis=1, dtype=accumulator(product))
-    wide = xp.astype(r, accumulator(r), copy=False)
-    c = xp.astype(wide * wide * along / columns, product.dtype, copy=False)  # r² mean(x ⊙ dn)
+    c = xp.astype(xp.astype(r, accumulator(r), copy=False) ** 2 * along / columns, product.dtype, copy=False)
     dx = r[:, None] * (dn - x * c[:, None])
     share = dy * (x * r[:, None])
     return dx, xp.astype(xp.sum(share, axis=0, dtype=accumulator(share)), share.dtype, copy=False)

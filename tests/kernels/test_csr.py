@@ -90,6 +90,13 @@ def test_any_integers_are_a_structure(k, dtype):
 
 
 @BACKENDS
+def test_a_single_entry(k):
+    x, dy = np.array([[2.0, 3.0]]), np.array([[5.0, 7.0]])
+    y, dx, ddata = computed(k, x, np.array([10.0]), dy, np.array([1]), np.array([0, 1, 1]))
+    assert y.tolist() == [[30, 0]] and dx.tolist() == [[0, 50]] and ddata.tolist() == [15]
+
+
+@BACKENDS
 def test_nothing_stored_and_nothing_to_do(k):
     x, _, dy = drawn(5, "f4")
     none, zeros = np.empty(0, dtype="f4"), np.zeros(ROWS + 1, dtype=int)

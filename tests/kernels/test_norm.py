@@ -78,11 +78,18 @@ def test_squares_do_not_overflow_in_float32(k):
 
 
 @BACKENDS
-def test_the_gradient_of_the_weight_does_not_stall_in_float32(k):
-    n = (1 << 24) + 64  # a float32 sum of ones stops at 2**24
-    one = np.broadcast_to(np.float32(1), (n, 1))
-    _, dweight = k.rms_norm_backward(one, one, np.ones(1, dtype="f4"), one[:, 0])
-    assert dweight[0] == n
+def test_the_gradient_of_the_weight_is_summed_over_blocks_in_float64(k):
+    x = np.zeros((192, 2), dtype="f4")  # three blocks of 64 rows
+    x[[0, 64, 128], :] = np.array([[1e8], [1], [-1e8]])
+    _, dweight = k.rms_norm_backward(np.ones_like(x), x, np.ones(2, dtype="f4"), np.ones(192, dtype="f4"))
+    assert dweight.tolist() == [1, 1]
+
+
+@BACKENDS
+def test_the_mean_along_a_row_is_summed_in_float64(k):
+    x = np.array([[1e8, 1, -1e8]], dtype="f4")
+    dx, _ = k.rms_norm_backward(np.ones_like(x), x, np.ones(3, dtype="f4"), np.ones(1, dtype="f4"))
+    assert abs(dx[0, 1] - 2 / 3) <= 2.0**-24
 
 
 def test_the_order_of_rows_in_dweight_is_blocks_of_64():
