@@ -4,8 +4,9 @@ Everything is a value: the state of step n + 1 is a pure function of the state o
 and taken up again anywhere, bit for bit.
 """
 
-import numpy as np
 from pydoc_data.topics import topics
+
+import numpy as np
 
 from pymoe import presets
 from pymoe.models import lm

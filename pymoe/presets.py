@@ -18,7 +18,9 @@ _ROUTER = {f.name for f in dataclasses.fields(RouterConfig)}
 _LAYER = {f.name for f in dataclasses.fields(MoEConfig)} - {"router"}
 
 
-def _make(d_model: int, d_ff: int, n_experts: int, k: int, defaults: dict[str, Any], settings: dict[str, Any]) -> MoEConfig:
+def _make(
+    d_model: int, d_ff: int, n_experts: int, k: int, defaults: dict[str, Any], settings: dict[str, Any]
+) -> MoEConfig:
     merged = {**defaults, **settings}
     router_bias = merged.pop("router_bias", None)
     unknown = sorted(set(merged) - _ROUTER - _LAYER)
@@ -73,7 +75,13 @@ def gshard(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: 
 
 def noisy_topk(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
     """Noisy top-k gating: learned noise, softmax over the chosen, importance and load losses.  arXiv:1701.06538."""
-    defaults = {"norm": "l1", "noise": "learned", "losses": ("importance", "load"), "gated": False, "activation": "relu"}
+    defaults = {
+        "norm": "l1",
+        "noise": "learned",
+        "losses": ("importance", "load"),
+        "gated": False,
+        "activation": "relu",
+    }
     return _make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
@@ -84,9 +92,9 @@ def deepseek_v2(d_model: int, d_ff: int, n_experts: int = 64, k: int = 6, **sett
 
 
 def deepseek_v3(d_model: int, d_ff: int, n_experts: int = 256, k: int = 8, **settings: Any) -> MoEConfig:
-    """Sigmoid, selection bias, groups by the sum of their two best, renormalised, times 2.5.  arXiv:2412.19437, eq. 12-16.
+    """Sigmoid, selection bias, groups by the sum of their two best, renormalised, times 2.5.
 
-    The bias selects only; ``moe.bias_update`` moves it once per optimiser step.
+    arXiv:2412.19437, eq. 12-16.  The bias selects only; ``moe.bias_update`` moves it once per optimiser step.
     """
     defaults = {
         "score": "sigmoid",
@@ -105,7 +113,4 @@ def expert_choice(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **set
     return _make(d_model, d_ff, n_experts, k, {"select": "expert_choice", "losses": ()}, settings)
 
 
-PRESETS = {
-    f.__name__: f
-    for f in (mixtral, olmoe, switch, gshard, noisy_topk, deepseek_v2, deepseek_v3, expert_choice)
-}
+PRESETS = {f.__name__: f for f in (mixtral, olmoe, switch, gshard, noisy_topk, deepseek_v2, deepseek_v3, expert_choice)}

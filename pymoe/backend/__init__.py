@@ -4,7 +4,7 @@ Nothing here knows what a Mixture-of-Experts is, and nothing here imports anothe
 """
 
 from pymoe.backend import errors, rng, tree
-from pymoe.backend.namespace import device, erf, is_cupy, is_numpy, namespace, tolist, to_numpy
+from pymoe.backend.namespace import device, erf, is_cupy, is_numpy, namespace, to_numpy, tolist
 from pymoe.backend.precision import accumulator, is_complex, is_floating, real, unit_roundoff
 
 __all__ = [

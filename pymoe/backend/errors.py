@@ -59,5 +59,6 @@ def check_shape(name: str, array: Any, expected: tuple[int | None, ...]) -> None
     """
     shape = tuple(array.shape)
     if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape, strict=True)):
-        want = "(" + ", ".join("*" if e is None else str(e) for e in expected) + ("," if len(expected) == 1 else "") + ")"
+        lengths = ", ".join("*" if e is None else str(e) for e in expected)
+        want = f"({lengths},)" if len(expected) == 1 else f"({lengths})"
         raise ShapeError(f"{name} must have shape {want}, got {shape}")

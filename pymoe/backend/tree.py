@@ -45,11 +45,13 @@ def map(f: Callable[..., Any], tree: Tree, *others: Tree) -> dict[str, Any]:  # 
     """A new tree of f(leaf, leaf of others...); trees of other keys are a ShapeError that names the keys."""
     for other in others:
         if tree.keys() != other.keys():
-            raise ShapeError(f"two trees must have the same keys; only in one of them: {sorted(tree.keys() ^ other.keys())}")
-    return {
-        key: map(f, value, *(o[key] for o in others)) if isinstance(value, Mapping) else f(value, *(o[key] for o in others))
-        for key, value in tree.items()
-    }
+            alone = sorted(tree.keys() ^ other.keys())
+            raise ShapeError(f"two trees must have the same keys; only in one of them: {alone}")
+    mapped: dict[str, Any] = {}
+    for key, value in tree.items():
+        parts = [other[key] for other in others]
+        mapped[key] = map(f, value, *parts) if isinstance(value, Mapping) else f(value, *parts)
+    return mapped
 
 
 def add(*trees: Tree) -> dict[str, Any]:

@@ -366,10 +366,12 @@ def adamw(
     decay: float,
     step: int,
 ) -> tuple[Array, Array, Array]:
-    """One AdamW step, new arrays (p, m, v); step counts from 1.  Source: arXiv:1711.05101, algorithm 2::
+    """One AdamW step, new arrays (p, m, v); step counts from 1::
 
         m <- β₁ m + (1 - β₁) g         v <- β₂ v + (1 - β₂) g²
         p <- p - lr (m̂ / (√v̂ + ε) + decay p),   m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
+
+    Source: arXiv:1711.05101, algorithm 2.
     """
     xp = namespace(p, g, m, v)
     m = beta1 * m + (1 - beta1) * g

@@ -7,12 +7,12 @@
 >>> dx, dp = pymoe.moe.backward(np.ones((3, 8)), cache)
 """
 
-from pymoe.moe.selection_bias import update as bias_update
 from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
 from pymoe.moe.draws import Draws, draw
 from pymoe.moe.layer import Cache, Output, backward, forward
 from pymoe.moe.parameters import init
 from pymoe.moe.router import Routing
+from pymoe.moe.selection_bias import update as bias_update
 
 __all__ = [
     "Cache",

@@ -15,8 +15,9 @@ Backward.  With dh'_r = W_d[e]ᵀ dy_t (not yet weighted) the gradient of the we
     dW_gu[e] = Σ_r da_r ⊗ x_t              db_gu[e] = Σ_r da_r
     dx_t    = Σ_j W_gu[e]ᵀ da_{slot(t, j)}
 
-Kept: x, a and the plan, that is T·D + N·2F numbers (and the router its T·E scores); nothing is ever (T, E, C).  An expert without rows gets exactly 0.
-Cost: 3 N D F multiply-adds forward (gated), twice that backward.  Sources: arXiv:1701.06538 eq. 1, arXiv:2002.05202.
+Kept: x, a and the plan, that is T·D + N·2F numbers (and the router its T·E scores); nothing is ever (T, E, C).  An
+expert without rows gets exactly 0.  Cost: 3 N D F multiply-adds forward (gated), twice that backward.  Sources:
+arXiv:1701.06538 eq. 1, arXiv:2002.05202.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ def dense_twin(cfg: LMConfig) -> LMConfig:
     d_ff = math.ceil(sum(widths) / len(widths))
     moe = cfg.moe
     form = cfg if moe is None else moe
-    return dataclasses.replace(
-        cfg, moe=None, moe_layers="all", d_ff=d_ff, gated=form.gated, activation=form.activation
-    )
+    return dataclasses.replace(cfg, moe=None, moe_layers="all", d_ff=d_ff, gated=form.gated, activation=form.activation)
 
 
 def _active_width(block: BlockConfig, d_model: int) -> float:

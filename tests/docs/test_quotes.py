@@ -16,7 +16,12 @@ def quotes(text):
 
 
 def missing(text):
-    return [(path, line) for path, code in quotes(text) for line in code.splitlines() if line.strip() and line not in source(path)]
+    return [
+        (path, line)
+        for path, code in quotes(text)
+        for line in code.splitlines()
+        if line.strip() and line not in source(path)
+    ]
 
 
 def source(path):

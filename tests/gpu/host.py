@@ -111,7 +111,6 @@ def emulated(host: Host) -> Iterator[Host]:
     names = "int64 bool_ ascontiguousarray stack min max take searchsorted arange concatenate dot".split()
     stand_in = SimpleNamespace(**{n: getattr(np, n) for n in names}, argsort=argsort, empty=host.empty)
 
-
     def of(x: np.ndarray) -> Any:
         return cuda if str(x.dtype) in cuda_launch.TYPES or x.dtype.kind in "iu" else reference
 

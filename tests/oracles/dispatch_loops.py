@@ -47,9 +47,7 @@ def keep_pairs(chosen, offered, priority, settings: dict, n_experts: int, capaci
     order = settings["drop_order"]
     if order == "probability":
         for e in range(n_experts):
-            queue = [
-                (t, j) for t, row in enumerate(chosen) for j, i in enumerate(row) if i == e and offered[t][j]
-            ]
+            queue = [(t, j) for t, row in enumerate(chosen) for j, i in enumerate(row) if i == e and offered[t][j]]
             for n in top_ids([priority[t][j] for t, j in queue], min(capacity, len(queue))):
                 kept[queue[n][0]][queue[n][1]] = True
         return kept

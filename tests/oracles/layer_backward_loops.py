@@ -1,6 +1,6 @@
 """The whole layer, backward, from the formulas: decisions, counts and capacities are constants.
 
-    do = w dy,  dw = ⟨dy, o⟩ on kept slots, 0 on dropped ones;  renormalisation, score, logits, then x and W_r.
+do = w dy,  dw = ⟨dy, o⟩ on kept slots, 0 on dropped ones;  renormalisation, score, logits, then x and W_r.
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ def weights_to_logits(r: dict, t: int, dweight, dbefore, settings: dict):
         ds = [0.0] * len(s)
         for e, d in zip(chosen, dv, strict=True):
             ds[e] += d
-        return softmax_backward(s, ds) if settings["score"] == "softmax" else [
-            a * (1.0 - a) * d for a, d in zip(s, ds, strict=True)
-        ]
+        return (
+            softmax_backward(s, ds)
+            if settings["score"] == "softmax"
+            else [a * (1.0 - a) * d for a, d in zip(s, ds, strict=True)]
+        )
     return slot_values_backward(settings["score"], s, chosen, v, dv)
 
 

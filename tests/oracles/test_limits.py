@@ -219,8 +219,10 @@ LEAVES = ["x", "router.weight", "experts.gate_up_proj", "experts.down_proj", "sh
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_perturbed_input_is_seen(leaf):
     one = CASES["sigmoid with selection bias"]
-    moved = one._replace(x=one.x * 1.001) if leaf == "x" else one._replace(
-        params={**one.params, leaf: one.params[leaf] * 1.001}
+    moved = (
+        one._replace(x=one.x * 1.001)
+        if leaf == "x"
+        else one._replace(params={**one.params, leaf: one.params[leaf] * 1.001})
     )
     assert mismatch(everything(moved)["y"], everything(one)["y"]) > 1e-5
 

@@ -228,8 +228,7 @@ def test_offset_by_kept_or_by_all_choices_keeps_the_same_pairs():
         for order in ("choice", "score"):
             rule = complete({"k": k, "drop_order": order})
             runs = [
-                keep_pairs(chosen, offered, priority, option, 6, 3)
-                for option in (rule, {**rule, "drop_offset": "all"})
+                keep_pairs(chosen, offered, priority, option, 6, 3) for option in (rule, {**rule, "drop_offset": "all"})
             ]
             assert runs[0] == runs[1]
 

@@ -45,9 +45,7 @@ def rate(t: int) -> float:
 def ours(module, settings, decays, factor=1.0):
     p, state = drawn(0), module.init(drawn(0))
     for t in range(STEPS):
-        p, state = module.update(
-            p, drawn(t + 1), state, lr=factor * rate(t), step=t + 1, decays=decays, **settings
-        )
+        p, state = module.update(p, drawn(t + 1), state, lr=factor * rate(t), step=t + 1, decays=decays, **settings)
         for a in tree.flatten({"p": p, "s": state}).values():
             a.setflags(write=False)
     return tree.flatten(p)

@@ -1,6 +1,8 @@
-"""Token choice: each token takes its k best experts (arXiv:1701.06538, eq. 5).
+"""Token choice: each token takes its k best experts::
 
     idx[t] = the k largest of c[t], descending, ties to the lowest id
+
+Source: arXiv:1701.06538, eq. 5.
 """
 
 from __future__ import annotations
