@@ -53,6 +53,8 @@ def moe(every: int = 1) -> list[Target]:
     """Each module of the layer by the loop oracles, limits, invariants, dtypes, and the tests of its name."""
     common = (
         f"{TESTS}/mutation/moe_suite.py:suite",
+        f"{TESTS}/mutation/test_moe_gaps.py",
+        f"{TESTS}/moe/test_layer_input.py",
         f"{TESTS}/moe/test_layer_torch.py",
         f"{TESTS}/moe/test_layer_precision.py::test_dtypes",
         f"{TESTS}/moe/test_layer_gradients.py::token",

@@ -1,0 +1,106 @@
+"""Inputs that mutation testing found to be missing in the tests of the layer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pymoe import moe, verify
+from pymoe.moe import Capacity
+from pymoe.moe.losses import balance, cv_squared, importance, load
+
+from ..moe.frames import config, make
+
+RNG = np.random.default_rng
+MASK = np.array([True, False, True, True, False, True, True])
+
+
+@pytest.mark.parametrize("capacity", [None, Capacity(factor=1.0)])
+def test_padding_is_not_routed_where_the_second_choice_is_drawn(capacity: Capacity | None) -> None:
+    f = make(config(norm="l1", second_threshold=0.7, capacity=capacity), mask=MASK)
+    out, _ = f.forward()
+    assert out.routing.kept is not None
+    assert not out.routing.kept[~MASK].any() and not out.y[~MASK].any()
+    survives = f.draws.second < out_second(f) / 0.7
+    assert 0 < survives.sum() < len(survives), "the draw decides something here"
+    if capacity is None:
+        assert np.array_equal(out.routing.kept, MASK[:, None] & np.stack([np.ones(7, bool), survives], axis=1))
+
+
+def out_second(f: Any, eps: float = 0.0) -> np.ndarray:
+    """The renormalised weight of each second choice, from the logits."""
+    z = f.x @ f.p["router"]["weight"].T
+    p = np.exp(z - z.max(1, keepdims=True))
+    p = np.sort(p / p.sum(1, keepdims=True), axis=1)[:, ::-1]
+    return np.asarray(p[:, 1] / (p[:, 0] + p[:, 1] + eps))
+
+
+def test_the_epsilon_of_the_normaliser_takes_part_in_the_draw() -> None:
+    f = make(config(norm="l1", eps=3.0, second_threshold=0.2))
+    with_eps, without = (out_second(f, eps) / 0.2 for eps in (3.0, 0.0))
+    draw = np.clip((with_eps + without) / 2, 0, 0.999)
+    assert np.all(with_eps < draw) and np.any(draw < without)
+    out, _ = f.forward(draws=f.draws._replace(second=draw))
+    assert not out.routing.kept[:, 1].any()
+
+
+def test_the_load_without_noise_has_its_epsilon() -> None:
+    f = make(config(losses=("load",), cv_eps=5.0, cv_ddof=1))
+    out, _ = f.forward()
+    count = np.bincount(out.routing.idx.reshape(-1), minlength=6).astype(float)
+    assert np.isclose(out.losses["load"], count.var(ddof=1) / (count.mean() ** 2 + 5.0), rtol=1e-14)
+
+
+def test_a_rule_that_keeps_everything_still_routes_no_padding() -> None:
+    def select(c: np.ndarray, cfg: Any, mask: Any) -> Any:
+        return np.argsort(-c, axis=1, kind="stable")[:, :2], np.ones((len(c), 2), bool)
+
+    f = make(config(select=SimpleNamespace(select=select, __name__="everything")), mask=MASK)
+    out, _ = f.forward()
+    assert np.array_equal(out.routing.kept, np.stack([MASK, MASK], axis=1))
+    assert not out.y[~MASK].any()
+
+
+def test_a_token_without_any_score_counts_for_nothing_also_under_a_mask() -> None:
+    s, fractions = np.array([[0.0, 0.0], [0.5, 0.25]]), np.array([0.5, 0.5])
+    for mask in (None, np.ones(2, bool)):
+        loss, cache = balance.forward(s, fractions, mask)
+        assert np.isclose(loss, 0.5)  # 2 Σ f q / 2 tokens with q = 0 for the first
+        ds, _ = balance.backward(np.array(1.0), cache)
+        assert np.all(np.isfinite(ds)) and not ds[0].any()
+
+
+def test_the_balance_of_many_tokens_is_summed_in_double_precision() -> None:
+    s = RNG(0).random((100_000, 3)).astype(np.float32)
+    f = np.array([0.7, 0.2, 0.1])
+    assert abs(balance.forward(s, f)[0] / balance.forward(s.astype(np.float64), f)[0] - 1) < 1e-8
+
+
+def test_the_variances_are_the_papers_by_default() -> None:
+    i = np.array([1.0, 4.0, 2.5])
+    want = i.var() / i.mean() ** 2
+    assert np.isclose(cv_squared.forward(i)[0], want, rtol=1e-14)
+    idx = np.array([[0], [1], [2]])
+    assert np.isclose(importance.forward(i[:, None], idx, 3)[0], want, rtol=1e-14)
+    z = RNG(1).standard_normal((5, 4))
+    sigma = np.ones((5, 4))
+    plain, explicit = load.forward(z, z, sigma, 2)[0], load.forward(z, z, sigma, 2, ddof=0, eps=0.0)[0]
+    assert plain == explicit
+
+
+def test_the_importance_gives_a_dropped_choice_no_gradient() -> None:
+    g, idx = np.array([[0.5, 0.25], [1.0, 0.5]]), np.array([[0, 1], [2, 0]])
+    kept = np.array([[True, False], [True, True]])
+    _, cache = importance.forward(np.where(kept, g, 0.0), idx, 3, kept)
+    dg, _ = importance.backward(np.array(1.0), cache)
+    assert dg[0, 1] == 0.0 and np.all(dg[kept] != 0.0)
+
+
+def test_the_padding_of_a_router_with_a_drawn_second_choice_has_no_gradient() -> None:
+    f = make(config(norm="l1", second_threshold=0.7), mask=MASK)
+    assert verify.gradcheck(moe, f.x, f.p, f.cfg, mask=f.mask, draws=f.draws).error < 1e-13
+    _, dx, _ = f.both()
+    assert not dx[~MASK].any()
