@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pymoe import moe, verify
+from pymoe.backend.errors import PymoeError
 from pymoe.moe import Capacity
 from pymoe.moe.losses import balance, cv_squared, importance, load
 
@@ -104,3 +105,55 @@ def test_the_padding_of_a_router_with_a_drawn_second_choice_has_no_gradient() ->
     assert verify.gradcheck(moe, f.x, f.p, f.cfg, mask=f.mask, draws=f.draws).error < 1e-13
     _, dx, _ = f.both()
     assert not dx[~MASK].any()
+
+
+def test_a_complex_cotangent_keeps_its_imaginary_part() -> None:
+    """backward is linear, so its complex step is backward itself: what a second derivative would go through."""
+    f = make(config(norm="l1", bias=True, d_shared=5))
+    _, cache = f.forward()
+    v = RNG(3).standard_normal(f.dy.shape)
+    dx, _ = moe.backward(f.dy + 1e-200j * v, cache)
+    assert np.allclose(np.imag(dx) / 1e-200, moe.backward(v, cache)[0], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name, shape", [("noise", (7, 6)), ("jitter", (7, 3)), ("second", (7,))])
+def test_a_draw_that_the_settings_do_not_ask_for_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    f = make(config(norm="l1"))
+    with pytest.raises(PymoeError, match=name):
+        f.forward(draws=moe.Draws(**{name: np.full(shape, 0.5)}))
+
+
+def test_a_draw_equal_to_the_probability_is_a_rejection() -> None:
+    """Both experts have weight 1/2, so the second choice is kept with probability 1/2: u < 1/2."""
+    f = make(config(norm="l1", n_experts=2, second_threshold=1.0))
+    u = np.array([0.5, np.nextafter(0.5, 0), 0.0, 0.75, 0.5, 0.25, 0.999])
+    out, _ = f.forward(x=np.zeros_like(f.x), draws=moe.Draws(second=u))
+    assert np.array_equal(out.routing.kept[:, 1], u < 0.5)
+
+
+def mixture(f: Any) -> np.ndarray:
+    z = f.x @ f.p["router"]["weight"].T
+    p = np.exp(z - z.max(1, keepdims=True))
+    return np.asarray(p / p.sum(1, keepdims=True))
+
+
+def test_the_balance_of_expert_choice_counts_what_the_experts_took() -> None:
+    f = make(config(select="expert_choice", losses=("balance",)))
+    out, _ = f.forward()
+    load_ = out.routing.load
+    for e in range(6):
+        assert load_[e] == np.sum((out.routing.idx == e) & out.routing.kept)
+    f64 = load_ / load_.sum()
+    assert np.isclose(out.losses["balance"], 6 * np.sum(f64 * mixture(f).mean(0)), rtol=1e-13)
+
+
+def test_the_first_choices_of_limited_groups_are_those_of_the_chosen_groups() -> None:
+    settings = {"select": "group_limited", "n_group": 3, "topk_group": 1, "group_score": "top2"}
+    differs = False
+    for seed in range(20):
+        f = make(config(**settings, losses=("balance",), balance_choices="first"), seed=seed)
+        out, _ = f.forward()
+        first = np.bincount(out.routing.idx[:, 0], minlength=6) / 7
+        assert np.isclose(out.losses["balance"], 6 * np.sum(first * mixture(f).mean(0)), rtol=1e-13)
+        differs |= bool(np.any(out.routing.idx[:, 0] != np.argmax(mixture(f), axis=1)))
+    assert differs, "in some sample the best expert is not in the best group"

@@ -23,7 +23,7 @@ def test_an_ignored_target_needs_no_second_class() -> None:
 
 
 def test_a_long_masked_mean_does_not_stall_in_float32() -> None:
-    x = np.full((1, 200_001, 1), 0.1, np.float32)
+    x = np.full((1, 200_001, 2), 0.1, np.float32)  # two columns: NumPy adds row by row, not in pairs
     mask = np.ones((1, 200_001), bool)
     mask[0, 7] = False
     y, _ = ops.mean_pool.forward(x, mask)
@@ -38,3 +38,8 @@ def test_label_smoothing_of_many_classes_is_summed_in_double_precision() -> None
     loss32, _ = ops.cross_entropy.forward(z, target, label_smoothing=1.0)
     loss64, _ = ops.cross_entropy.forward(z.astype(np.float64), target, label_smoothing=1.0)
     assert abs(loss32 / loss64 - 1) < 1e-13
+
+
+def test_rope_of_no_width_is_nothing() -> None:
+    y, cache = ops.rope.forward(np.ones((2, 3, 4, 0)), np.arange(4))
+    assert y.shape == (2, 3, 4, 0) and ops.rope.backward(y, cache)[0].shape == y.shape
