@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pymoe.backend.errors import ConfigError
+from pymoe.backend.namespace import Array
 from pymoe.backend.rng import generator
 from pymoe.models.generate import Sampling, stream
 from pymoe.train import job
@@ -20,11 +21,15 @@ _SAMPLE = 4  # the key of this use of the generator
 
 
 def text(work: Job, state: State, prompt: str, tokens: int, sampling: Sampling, seed: int) -> Iterator[str]:
-    """The continuation of ``prompt``, piece by piece (a piece of a UTF-8 character waits for its rest)."""
+    """The continuation of ``prompt``, piece by piece; a prompt that cannot be encoded is refused here, at once."""
     ids = work.vocabulary.encode(prompt).astype(np.int64)[None, :]
-    rng = generator(seed, _SAMPLE)
+    return _pieces(work, stream(ids, state.p, work.model, tokens, sampling=sampling, rng=generator(seed, _SAMPLE)))
+
+
+def _pieces(work: Job, tokens: Iterator[Array]) -> Iterator[str]:
+    """The tokens as text; a piece of a UTF-8 character waits for its rest."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for chosen in stream(ids, state.p, work.model, tokens, sampling=sampling, rng=rng):
+    for chosen in tokens:
         if work.vocabulary.characters:
             yield work.vocabulary.decode(chosen)
         else:
@@ -42,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must not be negative, got {args.seed}")
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     work, state = job.load(job.find(args.run))
+    pieces = text(work, state, args.prompt, args.tokens, sampling, args.seed)
     sys.stdout.write(args.prompt)
-    for piece in text(work, state, args.prompt, args.tokens, sampling, args.seed):
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +60,13 @@ class TrainSettings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}")
         for name in ("lr", "floor", "warmup", "decay", "clip", "eval_windows", "save_every", "save_seconds", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be a finite number and not negative, got {getattr(self, name)!r}")
         if self.rows % self.micro_batches:
-            raise ConfigError(f"micro_batches must divide rows, got {self.micro_batches} and {self.rows}")
+            raise ConfigError(
+                "micro_batches must divide rows, the windows of a step (--batch), into equal parts: "
+                f"got {self.micro_batches} and {self.rows}"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.dtype not in ("float32", "float64"):

@@ -95,12 +95,12 @@ def test_a_text_without_permission(here, capsys):
         (["train", "--steps", "many"], "invalid int value: 'many'"),
         (["train", "--steps", "0"], "steps must be a positive integer"),
         (["train", "--steps", "-5"], "steps must be a positive integer"),
-        (["train", "--lr", "-1"], "lr must not be negative"),
-        (["train", "--lr", "nan"], "lr must not be negative"),
+        (["train", "--lr", "-1"], "lr must be a finite number and not negative"),
+        (["train", "--lr", "nan"], "lr must be a finite number and not negative"),
         (["train", "--window", "0"], "window must be a positive integer"),
         (["train", "--window", "99999999"], "is too short"),
         (["train", "--micro-batches", "7"], "micro_batches must divide rows"),
-        (["train", "--seed", "-1"], "seed must not be negative"),
+        (["train", "--seed", "-1"], "seed must be a finite number and not negative"),
         (["train", "--preset", "huge"], "--preset must be one of default, shakespeare, tiny"),
         (["train", "--optimizer", "magic"], "invalid choice: 'magic'"),
         (["train", "--resume", "nothing"], "does not exist; give the folder of a run"),
@@ -182,6 +182,12 @@ def test_any_flipped_bit_of_a_real_checkpoint(trained, here, capsys):
 )
 def test_samples_that_make_no_sense(args, message, trained, capsys):
     assert message in refuse(capsys, "generate", str(trained / "run"), *args)
+
+
+def test_a_refused_prompt_is_not_printed(trained, capsys):
+    capsys.readouterr()
+    assert main(["generate", str(trained / "run"), "--prompt", "a\u4e2d"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_resume_refuses_other_settings_and_another_text(trained, here, capsys):
