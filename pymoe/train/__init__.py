@@ -1,1 +1,45 @@
-"""F6: training.  Optimisers, schedules, clipping, text and its batches, the loop, and what a run leaves behind."""
+"""F6: training.  Optimisers, schedules, clipping, text and its batches, the loop, and what a run leaves behind.
+
+- ``step``, ``objective``, ``settings``: one optimiser step as a function of values; ``fit`` and ``evaluate`` loop;
+- ``optim``, ``schedule``, ``clip``: SGD, Adam, AdamW, the learning rate, the global norm;
+- ``data``, ``vocabulary``: text to ids to batches;
+- ``job``, ``run``, ``presets``, ``size``, ``kinds``, ``plots``: what the command keeps, chooses, counts and draws.
+"""
+
+from pymoe.train import (
+    clip,
+    data,
+    evaluate,
+    fit,
+    job,
+    kinds,
+    objective,
+    optim,
+    plots,
+    presets,
+    run,
+    schedule,
+    settings,
+    size,
+    step,
+    vocabulary,
+)
+
+__all__ = [
+    "clip",
+    "data",
+    "evaluate",
+    "fit",
+    "job",
+    "kinds",
+    "objective",
+    "optim",
+    "plots",
+    "presets",
+    "run",
+    "schedule",
+    "settings",
+    "size",
+    "step",
+    "vocabulary",
+]
