@@ -26,7 +26,7 @@ from .loops import (
 from .margins import margin
 
 CASES = {case.name: case for case in cases()}
-TOLERANCE = 1e-12
+TOLERANCE = 1e-13
 
 
 def mismatch(found, wanted) -> float:
