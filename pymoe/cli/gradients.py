@@ -55,10 +55,10 @@ def check(
     return Checked(report.error, worst, len(tree.flatten(p)), report.n_inputs, int(x.size), seconds)
 
 
-def sentence(c: Checked) -> str:
-    """What was measured, for a reader."""
+def sentence(c: Checked, tokens: str = "tokens of this text") -> str:
+    """What was measured, for a reader; ``tokens`` says on what."""
     return (
-        f"gradient verified: {c.tensors} tensors, {c.parameters:,} parameters, {c.tokens} tokens of this text, "
+        f"gradient verified: {c.tensors} tensors, {c.parameters:,} parameters, {c.tokens} {tokens}, "
         f"against the complex step in float64: largest error {c.error:.1e} ({c.worst}), allowed {TOLERANCE:.0e}  "
         f"[{c.seconds:.1f} s]"
     )

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     count = count_parameters(work.model, state.p)
     print(f"{path}, step {state.step}: {size.describe(work.model)}")
     print(f"{count.total:,} parameters, {count.active:,} active for a token")
-    ids = _text(work)
+    ids, tokens = _text(work)
     checked = gradients.check(state.p, work.model, work.settings, ids, seed=args.seed, directions=args.directions)
-    print(gradients.sentence(checked))
+    print(gradients.sentence(checked, tokens))
     return 0
 
 
@@ -47,13 +47,14 @@ def _mutate() -> int:
     return subprocess.run([sys.executable, script], check=False).returncode
 
 
-def _text(work: Job) -> np.ndarray:
-    """The held-out text of the run; without it (moved, changed) a text of the same vocabulary."""
+def _text(work: Job) -> tuple[np.ndarray, str]:
+    """(ids, what they are): the held-out text of the run; without it (moved, changed) tokens drawn at random."""
     try:
         corpus = data.load(work.source, window=work.settings.window, known=work.vocabulary)
         if corpus.sha256 == work.sha256:
-            return corpus.held_out
+            return corpus.held_out, "tokens of its held-out text"
     except DataError:
         pass
     print(f"the text of this run ({work.source}) is not as it was: checking on random tokens", file=sys.stderr)
-    return generator(work.settings.seed, 5).integers(0, work.vocabulary.size, 4 * work.settings.window)
+    drawn = generator(work.settings.seed, 5).integers(0, work.vocabulary.size, 4 * work.settings.window)
+    return drawn, "random tokens"

@@ -14,8 +14,6 @@ jax.test_util.check_grads (0.10, tolerance as in JAX's own float64 tests).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from pymoe.backend.errors import GradientError
@@ -23,7 +21,6 @@ from pymoe.verify import complex_step, cotangents, frame, remainder
 from pymoe.verify.report import judge
 from pymoe.verify.subjects import Flat, Subject
 
-Detector = Callable[[dict[tuple[str, str], np.ndarray]], bool]  # analytic Jacobian blocks -> is a fault seen?
 NAMES = ("torch slow", "torch fast", "JAX", "Taylor", "complex step")
 
 
