@@ -107,7 +107,6 @@ REASONS: dict[str, list[str]] = {
         "pymoe.moe.losses.cv_squared:forward: not xp.isdtype(i.dtype, 'complex floating') -> xp.isdtype(i.dtype, 'complex floating')",
         "pymoe.moe.router:_decide: if not isinstance(cfg.select, str): ranked = xp.sort(idx, axis=1) if b ... his one chose one twice') -> if True",
         "pymoe.moe.router:_fractions: if cfg.balance_choices == 'first' or cfg.selection_bias: idx = kernels ... dx, alive, cfg.n_experts) -> if True",
-        "pymoe.moe.router:_fractions: kernels.of(s).topk(real(s), cfg.k) if cfg.selection_bias else idx -> if True",
         "pymoe.ops._rows:rows: if x.ndim == 2: return x -> if False",
         "pymoe.ops.attention:forward: queries > 1 -> queries >= 1",
         "pymoe.ops.attention:forward: 1 -> 0 #4",

@@ -266,6 +266,28 @@ def test_softmax() -> None:
     assert np.array_equal(k.softmax(apart), [[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
 
 
+def test_softmax_of_the_first_columns() -> None:
+    x, limit = np.array(normal(T, E)), np.array([0, 1, 2, 3, 4, 4, 1])
+    p = k.softmax(x, limit)
+    for row, found, n in zip(x, p, limit, strict=True):
+        assert not found[n:].any()
+        total = sum(math.exp(a) for a in row[:n])
+        near(found[:n], [math.exp(a) / total for a in row[:n]])
+    assert k.softmax(x.astype(np.complex128), limit).dtype == np.complex128
+
+
+def test_rotate() -> None:
+    b, h, s, d = 2, 3, 4, 10
+    x, angle = normal(b, h, s, d), normal(b, 1, s, d // 2)
+    for turn in (angle, angle[0, 0]):
+        y = k.rotate(x, np.cos(turn), np.sin(turn))
+        assert y.shape == x.shape
+        for i in np.ndindex(b, h, s, d // 2):
+            at = turn[i[0], 0, i[2], i[3]] if turn.ndim == 4 else turn[i[2], i[3]]
+            z = complex(x[i], x[(*i[:3], i[3] + d // 2)]) * complex(math.cos(at), math.sin(at))
+            assert abs(complex(y[i], y[(*i[:3], i[3] + d // 2)]) - z) <= 8 * U * max(abs(z), 1.0)
+
+
 def test_adamw() -> None:
     p, g, m, v = (np.array(normal(D)) + i for i in range(4))
     v = v * v

@@ -27,7 +27,8 @@ def test_a_sample_of_the_ops_has_no_unlisted_survivor() -> None:
 
 
 def test_a_sample_of_the_kernels_has_no_unlisted_survivor() -> None:
-    result = mutate.run(kernels(every=30), jobs=1, accepted=ACCEPTED)
+    targets = [mutate.Target(t.module, t.suites[:1], every=20) for t in kernels()[:2]]  # by the loops alone
+    result = mutate.run(targets, jobs=1, accepted=ACCEPTED)
     assert len(result.judged) >= 20
     assert not result.survivors, result.table() + "\n" + "\n".join(v.key for v in result.survivors)
 
