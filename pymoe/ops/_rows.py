@@ -1,4 +1,4 @@
-"""Two helpers of the ops that work on the last axis: all leading axes as one, and a sum over them.
+"""Helpers of the ops that work on the last axis: all leading axes as one, a sum over them, and what is refused.
 
 Not an op: it has no backward.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from pymoe.backend import accumulator, namespace
+from pymoe.backend.errors import ShapeError
 from pymoe.backend.namespace import Array
 
 _BLOCK = 64  # rows added in the dtype of the array before the sum goes on in the accumulator
@@ -43,3 +44,16 @@ def column_sum(x: Array) -> Array:
     rest = xp.sum(x[whole:, :], axis=0, keepdims=True)
     total = xp.sum(xp.concat([blocks, rest], axis=0), axis=0, dtype=accumulator(x))
     return xp.astype(total, x.dtype, copy=False)
+
+
+def some_columns(name: str, x: Array) -> None:
+    """Raise ShapeError if the last axis of x has no entry, or there is no axis: no maximum, no mean to speak of.
+
+    >>> import numpy as np
+    >>> some_columns("x", np.ones((3, 0)))
+    Traceback (most recent call last):
+        ...
+    pymoe.backend.errors.ShapeError: x must have at least one entry along its last axis, got shape (3, 0)
+    """
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ShapeError(f"{name} must have at least one entry along its last axis, got shape {tuple(x.shape)}")

@@ -76,6 +76,7 @@ def backward(do: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     """
     q, k, v, p, scale = cache
     xp = namespace(do, q, k, v)
+    check_shape("do", do, (*q.shape[:3], v.shape[3]))
     grouped = p.shape[:3]
     q_grouped, do = xp.reshape(q, (*grouped, q.shape[3])), xp.reshape(do, (*grouped, v.shape[3]))
     dv = xp.matrix_transpose(p) @ do

@@ -84,6 +84,8 @@ def backward(dloss: Array | float, cache: Cache) -> tuple[Array, dict[str, Array
     array([[ 0.5, -0.5],
            [ 0. ,  0. ]])
     """
+    if not isinstance(dloss, (int, float, complex)):
+        check_shape("dloss", dloss, ())
     e, total, target, kept, n_kept, label_smoothing, shape = cache
     xp = namespace(e)
     n, v = e.shape

@@ -52,6 +52,7 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([4., 0.])
     """
     mask, rate = cache
+    check_shape("dy", dy, tuple(mask.shape))
     return _scaled(dy, mask, rate), {}
 
 

@@ -29,6 +29,7 @@ from pymoe.ops._rows import rows
 class Cache(NamedTuple):
     ids: Array  # (N,) int64, all positions in a row
     vocabulary: int  # V, the rows of the table
+    shape: tuple[int, ...]  # of y, (..., D)
 
 
 def forward(ids: Array, weight: Array) -> tuple[Array, Cache]:
@@ -43,10 +44,11 @@ def forward(ids: Array, weight: Array) -> tuple[Array, Cache]:
     check_shape("weight", weight, (None, None))
     checks.floating("weight", weight)
     flat = xp.reshape(ids, (ids.size,))
-    if xp.isdtype(flat.dtype, "integral"):  # anything else is refused by gather, which words the error
-        flat = xp.astype(flat, xp.int64, copy=False)
+    checks.index("ids", flat, int(weight.shape[0]))
+    flat = xp.astype(flat, xp.int64, copy=False)
     y = kernels.of(weight).gather(weight, flat)  # y[n] = W[ids[n]]
-    return xp.reshape(y, (*ids.shape, weight.shape[1])), Cache(flat, int(weight.shape[0]))
+    shape = (*ids.shape, weight.shape[1])
+    return xp.reshape(y, shape), Cache(flat, int(weight.shape[0]), shape)
 
 
 def backward(dy: Array, cache: Cache) -> tuple[None, dict[str, Array]]:
@@ -59,7 +61,8 @@ def backward(dy: Array, cache: Cache) -> tuple[None, dict[str, Array]]:
            [0.],
            [4.]])
     """
-    ids, vocabulary = cache
+    ids, vocabulary, shape = cache
+    check_shape("dy", dy, shape)
     run = kernels.of(dy)
     order, start = run.counting_sort(ids, vocabulary)  # positions sorted by id, ascending within an id
     return None, {"weight": run.segment_sum(run.gather(rows(dy), order), start)}

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe import kernels
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 
 
@@ -48,4 +49,5 @@ def backward(dh: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[3.2557, 1.9545]])
     """
     (x,) = cache
+    check_shape("dh", dh, (*x.shape[:-1], x.shape[-1] // 2))
     return kernels.of(x).glu_backward(dh, x, "gelu"), {}  # [dh ⊙ u ⊙ gelu'(g) | dh ⊙ gelu(g)]

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe import kernels
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 
 
@@ -49,4 +50,5 @@ def backward(dh: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[3.2583, 1.9546]])
     """
     (x,) = cache
+    check_shape("dh", dh, (*x.shape[:-1], x.shape[-1] // 2))
     return kernels.of(x).glu_backward(dh, x, "gelu_tanh"), {}  # [dh ⊙ u ⊙ gelu_tanh'(g) | dh ⊙ gelu_tanh(g)]

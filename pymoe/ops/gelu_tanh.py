@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pymoe import kernels
 from pymoe.backend import namespace
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.ops._rows import rows
 
@@ -45,5 +46,6 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.0861])
     """
     (x,) = cache
+    check_shape("dy", dy, tuple(x.shape))
     dx = kernels.of(x).act_backward(rows(dy), rows(x), "gelu_tanh")
     return namespace(dy, x).reshape(dx, x.shape), {}

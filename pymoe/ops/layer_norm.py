@@ -21,7 +21,7 @@ from pymoe.backend import accumulator, namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import column_sum, rows
+from pymoe.ops._rows import column_sum, rows, some_columns
 
 
 class Cache(NamedTuple):
@@ -32,7 +32,7 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> tuple[Array, Cache]:
-    """y = (x - μ) / √(σ² + ε) ⊙ w + b: x (..., D), weight (D,), bias (D,) -> y (..., D).
+    """y = (x - μ) / √(σ² + ε) ⊙ w + b: x (..., D), weight (D,), bias (D,) -> y (..., D).  D = 0 is a ShapeError.
 
     >>> import numpy as np
     >>> forward(np.array([[1.0, 5.0]]), np.array([1.0, 2.0]), np.array([0.0, 0.5]), eps=0.0)[0]
@@ -40,6 +40,7 @@ def forward(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> tuple
     """
     xp = namespace(x, weight, bias)
     checks.floating("x", x)
+    some_columns("x", x)
     width = x.shape[-1]
     check_shape("weight", weight, (width,))
     check_shape("bias", bias, (width,))
@@ -60,6 +61,7 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[ 0.1763, -0.2204,  0.0441]]), array([-0.9258,  0.    ,  0.    ]), array([1., 0., 0.]))
     """
     x, weight, mu, r = cache
+    check_shape("dy", dy, tuple(x.shape))
     width = x.shape[-1]
     n = (x - mu) * r
     along = dy * n

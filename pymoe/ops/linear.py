@@ -58,6 +58,7 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[30., 40.]]), {'weight': array([[10., 20.]]), 'bias': array([10.])})
     """
     x, weight, biased = cache
+    check_shape("dy", dy, (*x.shape[:-1], weight.shape[0]))
     dy2 = rows(dy)  # (N, out)
     dp = {"weight": dy2.T @ rows(x)}
     if biased:

@@ -18,8 +18,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe.backend import namespace, real
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
+from pymoe.ops._rows import some_columns
 
 
 class Cache(NamedTuple):
@@ -27,13 +29,14 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array) -> tuple[Array, Cache]:
-    """y = log softmax(x): x (..., C) -> y (..., C).
+    """y = log softmax(x): x (..., C) -> y (..., C).  C = 0 is a ShapeError.
 
     >>> import numpy as np
     >>> forward(np.array([1000.0, 1000.0, 995.0]))[0].round(4)
     array([-0.6965, -0.6965, -5.6965])
     """
     checks.floating("x", x)
+    some_columns("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     m = xp.where(m == -xp.inf, xp.zeros_like(m), m)  # an all-masked row: -inf - 0, not -inf + inf
@@ -51,5 +54,6 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([ 0.75, -0.75])
     """
     (y,) = cache
+    check_shape("dy", dy, tuple(y.shape))
     xp = namespace(dy, y)
     return dy - xp.exp(y) * xp.sum(dy, axis=-1, keepdims=True), {}

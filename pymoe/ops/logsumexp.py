@@ -17,8 +17,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe.backend import namespace, real
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
+from pymoe.ops._rows import some_columns
 
 
 class Cache(NamedTuple):
@@ -26,13 +28,14 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array) -> tuple[Array, Cache]:
-    """y = log Σ eˣ over the last axis, which it drops: x (..., C) -> y (...).
+    """y = log Σ eˣ over the last axis, which it drops: x (..., C) -> y (...).  C = 0 is a ShapeError.
 
     >>> import numpy as np
     >>> forward(np.array([[1000.0, 1000.0], [0.0, -np.inf]]))[0].round(4)
     array([1000.6931,    0.    ])
     """
     checks.floating("x", x)
+    some_columns("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     shift = xp.where(m == -xp.inf, xp.zeros_like(m), m)
@@ -50,4 +53,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[0.5, 1.5]])
     """
     (p,) = cache
+    check_shape("dy", dy, tuple(p.shape[:-1]))
     return namespace(dy, p).expand_dims(dy, axis=-1) * p, {}

@@ -24,6 +24,7 @@ from pymoe.kernels import checks
 class Cache(NamedTuple):
     mask: Array  # (B, S) bool, True for a real position
     share: Array  # (B, 1) 1 / M, of an empty row 1
+    width: int  # D
 
 
 def forward(x: Array, mask: Array | None = None) -> tuple[Array, Cache]:
@@ -44,7 +45,7 @@ def forward(x: Array, mask: Array | None = None) -> tuple[Array, Cache]:
     count = xp.sum(xp.astype(mask, real(x).dtype), axis=1, keepdims=True)
     share = 1 / xp.where(count > 0, count, xp.ones_like(count))
     total = xp.sum(xp.where(mask[:, :, None], x, xp.zeros_like(x)), axis=1, dtype=accumulator(x))
-    return xp.astype(total * share, x.dtype, copy=False), Cache(mask, share)
+    return xp.astype(total * share, x.dtype, copy=False), Cache(mask, share, int(x.shape[2]))
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
@@ -55,7 +56,8 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     >>> backward(np.array([[1.0]]), cache)[0][0, :, 0]
     array([0.5, 0.5, 0. ])
     """
-    mask, share = cache
+    mask, share, width = cache
+    check_shape("dy", dy, (mask.shape[0], width))
     xp = namespace(dy, mask)
     each = (dy * share)[:, None, :]
     return xp.where(mask[:, :, None], each, xp.zeros_like(each)), {}

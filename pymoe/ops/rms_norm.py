@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from pymoe import kernels
 from pymoe.backend import namespace
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
-from pymoe.ops._rows import rows
+from pymoe.ops._rows import rows, some_columns
 
 
 class Cache(NamedTuple):
@@ -30,12 +31,13 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, Cache]:
-    """y = x / √(mean(x²) + ε) ⊙ w: x (..., D), weight (D,) -> y (..., D).
+    """y = x / √(mean(x²) + ε) ⊙ w: x (..., D), weight (D,) -> y (..., D).  D = 0 is a ShapeError.
 
     >>> import numpy as np
     >>> forward(np.array([[3.0, 4.0]]), np.array([1.0, 10.0]), eps=0.0)[0].round(4)
     array([[ 0.8485, 11.3137]])
     """
+    some_columns("x", x)
     y, r = kernels.of(x).rms_norm(rows(x), weight, eps)
     return namespace(y).reshape(y, x.shape), Cache(x, weight, r)
 
@@ -50,5 +52,6 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (array([[ 0.181 , -0.1358]]), array([0.8485, 0.    ]))
     """
     x, weight, r = cache
+    check_shape("dy", dy, tuple(x.shape))
     dx, dweight = kernels.of(x).rms_norm_backward(rows(dy), rows(x), weight, r)
     return namespace(dx).reshape(dx, x.shape), {"weight": dweight}

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from pymoe import kernels
 from pymoe.backend import device, namespace, real
-from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
+from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 
@@ -70,4 +70,6 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[[[ 0.5403, -0.8415]]]])
     """
     cos, sin = cache
+    batch = cos.shape[0] if cos.ndim == 4 else None  # positions (S,) serve any batch,
+    check_shape("dy", dy, (batch, None, cos.shape[-2], 2 * cos.shape[-1]))  # and one cache any heads: those of q and k
     return kernels.of(dy).rotate(dy, cos, -sin), {}  # by the opposite angle

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import activations, checks
 
@@ -43,4 +44,5 @@ def backward(ds: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([0.25])
     """
     (s,) = cache
+    check_shape("ds", ds, tuple(s.shape))
     return ds * s * (1 - s), {}

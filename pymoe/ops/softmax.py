@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from pymoe import kernels
 from pymoe.backend import namespace
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import rows
+from pymoe.ops._rows import rows, some_columns
 
 
 class Cache(NamedTuple):
@@ -28,13 +29,14 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array) -> tuple[Array, Cache]:
-    """p = softmax(x): x (..., C) -> p (..., C).
+    """p = softmax(x): x (..., C) -> p (..., C).  C = 0 is a ShapeError.
 
     >>> import numpy as np
     >>> forward(np.array([[1000.0, 1000.0, -np.inf]]))[0]
     array([[0.5, 0.5, 0. ]])
     """
     checks.floating("x", x)
+    some_columns("x", x)
     p = namespace(x).reshape(kernels.of(x).softmax(rows(x)), x.shape)
     return p, Cache(p)
 
@@ -47,5 +49,6 @@ def backward(dp: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[ 0.25, -0.25]])
     """
     (p,) = cache
+    check_shape("dp", dp, tuple(p.shape))
     dx = kernels.of(p).softmax_backward(rows(dp), rows(p))  # dx = p ⊙ (dp - ⟨p, dp⟩)
     return namespace(dp).reshape(dx, p.shape), {}

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe.backend import namespace, real
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import activations, checks
 
@@ -46,4 +47,5 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([1.])
     """
     (x,) = cache
+    check_shape("dy", dy, tuple(x.shape))
     return dy * activations.sigmoid(x), {}

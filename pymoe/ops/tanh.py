@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pymoe.backend import namespace
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 
@@ -44,4 +45,5 @@ def backward(dt: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([0.75])
     """
     (t,) = cache
+    check_shape("dt", dt, tuple(t.shape))
     return dt * (1 - t * t), {}

@@ -11,6 +11,8 @@ import pytest
 from pymoe import ops
 from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, ShapeError
 
+from .cases import CASES, Case
+
 ONES = np.ones
 X4, KV = ONES((2, 4, 3, 5)), ONES((2, 2, 6, 5))
 
@@ -21,9 +23,9 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ("layer_norm", (ONES((2, 5)), ONES(4), ONES(5)), {}, ShapeError, "weight"),
     ("layer_norm", (ONES((2, 5)), ONES(5), ONES(1)), {}, ShapeError, "bias"),
     ("rms_norm", (ONES((2, 5)), ONES((1, 5))), {}, ShapeError, "weight"),
-    ("embedding", (np.array([5]), ONES((5, 2))), {}, IndexRangeError, "5"),
-    ("embedding", (np.array([-1]), ONES((5, 2))), {}, IndexRangeError, "-1"),
-    ("embedding", (np.array([1.0]), ONES((5, 2))), {}, DtypeError, "integers"),
+    ("embedding", (np.array([5]), ONES((5, 2))), {}, IndexRangeError, "ids must lie in [0, 5), got values from 5"),
+    ("embedding", (np.array([-1]), ONES((5, 2))), {}, IndexRangeError, "ids must lie in [0, 5), got values from -1"),
+    ("embedding", (np.array([1.0]), ONES((5, 2))), {}, DtypeError, "ids must be integers"),
     ("rope", (ONES((2, 3, 5, 7)), np.arange(5)), {}, ShapeError, "even"),
     ("rope", (ONES((3, 5, 8)), np.arange(5)), {}, ShapeError, "(B, H, S, d)"),
     ("rope", (ONES((2, 3, 5, 8)), np.arange(4)), {}, ShapeError, "positions"),
@@ -51,6 +53,10 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     *[(name, (ONES((2, 3)),), {}, ShapeError, "even") for name in ("swiglu", "geglu", "geglu_tanh", "reglu")],
     *[(name, (ONES((2, 4), int),), {}, DtypeError, "floating") for name in ops.__all__
       if len(inspect.signature(getattr(ops, name).forward).parameters) == 1],
+    *[(name, (ONES(shape),), {}, ShapeError, f"at least one entry along its last axis, got shape {shape}")
+      for name in ("softmax", "log_softmax", "logsumexp") for shape in ((3, 0), ())],
+    ("layer_norm", (ONES((3, 0)), ONES(0), ONES(0)), {}, ShapeError, "last axis, got shape (3, 0)"),
+    ("rms_norm", (ONES((3, 0)), ONES(0)), {}, ShapeError, "last axis, got shape (3, 0)"),
     ("linear", (ONES((2, 5), int), ONES((4, 5))), {}, DtypeError, "floating"),
     ("layer_norm", (ONES((2, 5), int), ONES(5), ONES(5)), {}, DtypeError, "floating"),
     ("rms_norm", (ONES((2, 5), int), ONES(5)), {}, DtypeError, "floating"),
@@ -74,3 +80,28 @@ def test_is_refused(
 def test_a_list_is_refused_with_the_way_out() -> None:
     with pytest.raises(DtypeError, match="numpy.asarray"):
         ops.linear.forward([[1.0]], ONES((1, 1)))
+
+
+def wrong_shapes(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes near the right one; those of one column and of an extra axis of 1 would broadcast without a word."""
+    wrong = {"one axis more": (1, *shape)}
+    if shape:
+        wrong["one axis fewer"] = shape[1:]
+        wrong["one column more"] = (*shape[:-1], shape[-1] + 1)
+        wrong["one column"] = (*shape[:-1], 1)
+    if len(shape) > 1:
+        wrong["one row more"] = (*shape[:-2], shape[-2] + 1, shape[-1])
+        wrong["the axes as one"] = (int(np.prod(shape)),)
+    return wrong
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_backward_takes_a_cotangent_of_the_shape_of_the_output_and_no_other(case: Case) -> None:
+    y, cache = case.op.forward(*case.args(), **case.static)
+    name = next(iter(inspect.signature(case.op.backward).parameters))
+    case.op.backward(ONES(y.shape), cache)
+    for what, shape in wrong_shapes(y.shape).items():
+        with pytest.raises(ShapeError) as caught:
+            case.op.backward(ONES(shape), cache)
+        assert str(caught.value).startswith(f"{name} must have shape ("), what
+        assert str(caught.value).endswith(f"got {shape}"), what
