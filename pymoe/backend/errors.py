@@ -48,6 +48,16 @@ class MissingExtraError(PymoeError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
 
 
+def install(extra: str = "") -> str:
+    """The command that (re)builds this pymoe, with an extra; on the package index the name belongs to another project.
+
+    >>> install("plot")
+    '`pip install -e ".[plot]"` in the source folder'
+    """
+    what = f'".[{extra}]"' if extra else "."
+    return f"`pip install -e {what}` in the source folder"
+
+
 def check_shape(name: str, array: Any, expected: tuple[int | None, ...]) -> None:
     """Raise ShapeError unless ``array.shape`` equals ``expected`` (``None`` matches any length).
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",  # large blocks come from the heap,
@@ -21,12 +22,24 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 
 def keep() -> bool:
     """Ask glibc's malloc to keep what is freed, unless the user has set it; was it done?"""
-    if sys.platform != "linux" or any(name in os.environ for name in ENVIRONMENT):
+    if not unset():
         return False
+    mallopt = _mallopt()
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, 1 << 26))
+
+
+def unset() -> bool:
+    """Does this process run on glibc, with none of the variables set by the user?"""
+    return _mallopt() is not None and not any(name in os.environ for name in ENVIRONMENT)
+
+
+def _mallopt() -> Any:
+    """The function of glibc, or None where there is none."""
+    if sys.platform != "linux":
+        return None
     import ctypes
 
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not glibc
-        return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, 1 << 26))
+        return None

@@ -12,11 +12,13 @@ import numpy as np
 from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.backend.rng import generator
+from pymoe.cli import words
 from pymoe.models.generate import Sampling, stream
 from pymoe.train import job
 from pymoe.train.job import Job
 from pymoe.train.step import State
 
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in ("temperature", "top_k", "top_p")}  # fields of Sampling
 _SAMPLE = 4  # the key of this use of the generator
 
 
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--prompt must not be empty: a model needs one token to start from")
     if args.seed < 0:
         raise ConfigError(f"--seed must not be negative, got {args.seed}")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    with words.options(OPTIONS):
+        sampling = Sampling(args.temperature, args.top_k, args.top_p)
     work, state = job.load(job.find(args.run))
     pieces = text(work, state, args.prompt, args.tokens, sampling, args.seed)
     sys.stdout.write(args.prompt)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError
+from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, install
 from pymoe.cli import generate, gradients, info, words
 from pymoe.cli.progress import Progress
 from pymoe.io import atomic, tensors
@@ -28,6 +28,12 @@ from pymoe.train.step import State
 
 DENSE = "dense"  # the folder of the dense twin inside the run
 SAMPLE_TOKENS = 400
+# the fields of TrainSettings that have an option
+OPTIONS = {
+    "steps": "--steps", "rows": "--batch", "window": "--window", "micro_batches": "--micro-batches",
+    "optimizer": "--optimizer", "lr": "--lr", "seed": "--seed", "save_every": "--save-every",
+    "save_seconds": "--save-seconds",
+}  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,18 +111,15 @@ def _new(args: argparse.Namespace) -> tuple[Run, Job, State, Corpus]:
 
 
 def _settings(args: argparse.Namespace, base: TrainSettings) -> TrainSettings:
-    changes = {
-        "steps": args.steps, "rows": args.batch, "window": args.window, "micro_batches": args.micro_batches,
-        "optimizer": args.optimizer, "lr": args.lr, "seed": args.seed, "save_every": args.save_every,
-        "save_seconds": args.save_seconds,
-    }  # fmt: skip
-    changes = {name: value for name, value in changes.items() if value is not None}
+    given = {name: getattr(args, option.strip("-").replace("-", "_")) for name, option in OPTIONS.items()}
+    changes = {name: value for name, value in given.items() if value is not None}
     if "lr" in changes:
         changes["floor"] = changes["lr"] / 10
     if "steps" in changes:
         changes["warmup"] = min(base.warmup, max(0, changes["steps"] // 5))
         changes["eval_every"] = max(1, min(base.eval_every, changes["steps"] // 4))
-    return dataclasses.replace(base, **changes)
+    with words.options(OPTIONS):
+        return dataclasses.replace(base, **changes)
 
 
 def _resume(args: argparse.Namespace) -> tuple[Run, Job, State, Corpus]:
@@ -220,7 +223,7 @@ def _counted(work: Job, state: State, corpus: Corpus) -> list[kinds.Layer]:
 
 def _plots(place: Run, work: Job, state: State, corpus: Corpus) -> None:
     if not importlib.util.find_spec("matplotlib"):
-        print("\nno pictures: matplotlib is not installed (pip install 'pymoe[plot]')")
+        print(f"\nno pictures: matplotlib is not installed ({install('plot')})")
         return
     curves = {"sparse": place.path("metrics.jsonl")}
     if work.compare_dense:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import CheckpointError, DtypeError, MissingExtraError
+from pymoe.backend.errors import CheckpointError, DtypeError, MissingExtraError, install
 
 KEY = "pymoe"  # the one key of the metadata
 RESERVED = "__metadata__"
@@ -30,9 +30,7 @@ def library() -> Any:
     try:
         from safetensors import numpy
     except ImportError as error:
-        raise MissingExtraError(
-            f"checkpoints need the safetensors library ({error}): pip install 'pymoe[train]'"
-        ) from None
+        raise MissingExtraError(f"checkpoints need the safetensors library ({error}): {install('train')}") from None
     return numpy
 
 

@@ -52,7 +52,7 @@ class Sampling:
         if self.top_k is not None:
             initial.check_sizes("Sampling", top_k=self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must lie in (0, 1] (or be None), got {self.top_p!r}")
+            raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p!r}")
 
 
 GREEDY = Sampling(temperature=0.0)

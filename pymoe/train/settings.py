@@ -64,7 +64,7 @@ class TrainSettings:
                 raise ConfigError(f"{name} must be a finite number and not negative, got {getattr(self, name)!r}")
         if self.rows % self.micro_batches:
             raise ConfigError(
-                "micro_batches must divide rows, the windows of a step (--batch), into equal parts: "
+                "micro_batches must divide rows, the windows of a step, into equal parts: "
                 f"got {self.micro_batches} and {self.rows}"
             )
         if self.optimizer not in OPTIMIZERS:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import pymoe
 from pymoe.backend.errors import GradientError
 from pymoe.cli import gradients, info
 from pymoe.cli.main import main
@@ -150,9 +154,36 @@ def test_advice_follows_what_is_missing(monkeypatch):
     monkeypatch.setattr(info, "blas", lambda: {"library": "x", "core": "Haswell", "threads": 1})
     monkeypatch.setattr(info.kernels, "compiled", lambda: False)
     monkeypatch.setattr(info.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(info.allocator, "unset", lambda: True)
     tips = info.advice()
-    assert [tip.split(":")[0] for tip in tips] == ["matrix products", "kernels", "threads"]
+    assert [tip.split(":")[0] for tip in tips] == [
+        "matrix products",
+        "kernels",
+        "threads",
+        "memory, in your own scripts",
+    ]
     assert "export OPENBLAS_CORETYPE=SkylakeX" in tips[0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_memory_advice_ends_when_the_variables_are_set(monkeypatch):
+    for name in info.allocator.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    (tip,) = [tip for tip in info.advice() if tip.startswith("memory")]
+    assert all(f"{name}={value}" in tip for name, value in info.allocator.ENVIRONMENT.items())
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    assert not any(tip.startswith("memory") for tip in info.advice())
+
+
+def index_installs(source: str) -> list[str]:
+    """Hints that would install a stranger: the package index gives this name to another project."""
+    return re.findall(r"pip install [\"']?pymoe.*", source)
+
+
+def test_no_hint_installs_from_the_package_index():
+    for path in Path(pymoe.__file__).parent.rglob("*.py"):
+        assert index_installs(path.read_text(encoding="utf-8")) == [], path
+    assert index_installs("pip install 'pymoe[plot]'") and index_installs("pip install pymoe again")
 
 
 def test_version_and_help(capsys):

@@ -1,6 +1,6 @@
 """Every kernel compiles for sm_80 (A100), sm_90 (H100, H200) and sm_100 (B200), through NVRTC and through nvcc.
 
-No device and no driver needed.  NVRTC: ``pip install 'pymoe[nvrtc]'`` (nvidia-cuda-nvrtc, cuda-core); nvcc: a toolkit.
+No device and no driver needed.  NVRTC: ``pip install -e '.[nvrtc]'`` (nvidia-cuda-nvrtc, cuda-core); nvcc: a toolkit.
 What is checked is the machine code: it has an entry for each instance that ``pymoe.kernels.cuda`` can ask for.
 """
 
@@ -37,14 +37,14 @@ def by_nvcc(source: str, arch: str, folder: Path, form: str = "cubin") -> tuple[
 
 def by_nvrtc(source: str, arch: str, folder: Path) -> tuple[bytes, set[str]]:
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
-        pytest.skip("no cuda-core: pip install 'pymoe[nvrtc]'")
+        pytest.skip("no cuda-core: pip install -e '.[nvrtc]'")
     from cuda.core import Program, ProgramOptions
 
     try:
         program = Program(source, "c++", ProgramOptions(arch=arch, std="c++17"))
     except Exception as missing:  # the library itself is another package; its loader has its own exception type
         if "nvrtc" in str(missing).lower():
-            pytest.skip(f"no NVRTC library: pip install 'pymoe[nvrtc]' ({missing})")
+            pytest.skip(f"no NVRTC library: pip install -e '.[nvrtc]' ({missing})")
         raise
     made = program.compile("cubin", name_expressions=cuda_launch.INSTANCES)
     symbols = {k: v if isinstance(v, bytes) else v.encode() for k, v in made.symbol_mapping.items()}

@@ -24,7 +24,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 64 * 2.0**-24}
 
 @pytest.fixture(scope="module")
 def cupy() -> Any:
-    module = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'pymoe[cuda13]' (or cuda12)")
+    module = pytest.importorskip("cupy", reason="CuPy is not installed: pip install -e '.[cuda13]' (or cuda12)")
     if not module.cuda.is_available():
         pytest.skip("CuPy finds no device")
     return module

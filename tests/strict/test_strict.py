@@ -20,7 +20,7 @@ from pymoe.backend import namespace
 from ..ops.cases import CASES as OP_CASES
 from .subjects import Subject, convert, deviation, leaves, names_of_model_configs, subjects
 
-strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed: pip install 'pymoe[test]'")
+strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed: pip install -e '.[test]'")
 DEVICES = ("CPU_DEVICE", "device1")
 TOLERANCE = 1e-13
 
