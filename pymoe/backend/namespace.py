@@ -38,6 +38,11 @@ def namespace(*arrays: Array | None) -> Namespace:
                 f"expected an array (NumPy, CuPy, or another array API library), got {type(a).__name__}: "
                 "convert it first, e.g. with numpy.asarray"
             )
+        if isinstance(a, np.ma.MaskedArray):  # of NumPy's classes the one whose values do not all count
+            raise DtypeError(
+                "expected an array without a mask, got a numpy.ma.MaskedArray: no formula here would heed its mask; "
+                "give x.filled(0), and to moe.forward mask=~x.mask for the tokens that are real"
+            )
     return array_api_compat.array_namespace(*given)
 
 

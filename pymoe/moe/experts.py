@@ -47,7 +47,16 @@ def names(gated: bool) -> tuple[str, str]:
 
 
 def forward(x: Array, g: Array, p: Mapping[str, Array], plan: Plan, *, act: str, gated: bool) -> tuple[Array, Cache]:
-    """y (T, D) from x (T, D), g (T, K): each token through its kept experts, weighted.  A dropped token gets 0."""
+    """y (T, D) from x (T, D), g (T, K): each token through its kept experts, weighted.  A dropped token gets 0.
+
+    >>> import numpy as np
+    >>> from pymoe.moe import plan
+    >>> p = {"up_proj": np.array([[[1.0]], [[10.0]]]), "down_proj": np.array([[[2.0]], [[1.0]]])}
+    >>> chosen = plan.make(np.array([[0, 1], [1, 0]]), None, 2)
+    >>> forward(np.array([[3.0], [1.0]]), np.array([[0.5, 0.5], [1.0, 0.0]]), p, chosen, act="relu", gated=False)[0]
+    array([[18.],
+           [10.]])
+    """
     up, down = names(gated)
     xp = namespace(x, p[up])
     kernel = kernels.of(x)
@@ -64,7 +73,18 @@ def forward(x: Array, g: Array, p: Mapping[str, Array], plan: Plan, *, act: str,
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """dx (T, D) and {"g": dg (T, K), and a gradient for each parameter}."""
+    """dx (T, D) and {"g": dg (T, K), and a gradient for each parameter}.
+
+    >>> import numpy as np
+    >>> from pymoe.moe import plan
+    >>> p = {"up_proj": np.array([[[1.0]], [[10.0]]]), "down_proj": np.array([[[2.0]], [[1.0]]])}
+    >>> chosen = plan.make(np.array([[0, 1], [1, 0]]), None, 2)
+    >>> g = np.array([[0.5, 0.5], [1.0, 0.0]])
+    >>> _, cache = forward(np.array([[3.0], [1.0]]), g, p, chosen, act="relu", gated=False)
+    >>> dx, d = backward(np.array([[1.0], [0.0]]), cache)
+    >>> dx.tolist(), d["g"].tolist(), d["down_proj"].ravel().tolist()  # dg is what each expert said
+    ([[6.0], [0.0]], [[6.0, 30.0], [0.0, 0.0]], [1.5, 15.0])
+    """
     x, p, plan, a, g, expert, act = cache
     xp = namespace(dy, x)
     kernel = kernels.of(x)

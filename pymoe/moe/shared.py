@@ -9,7 +9,8 @@ Backward::
     dh = dy W_d        da = ∂h/∂aᵀ dh        dx = da W_gu
     dW_d = dyᵀ h       dW_gu = daᵀ x         db_d = Σ dy        db_gu = Σ da
 
-Source: DeepSeekMoE, arXiv:2401.06066, eq. 9.
+Source: DeepSeekMoE, arXiv:2401.06066, eq. 9.  Cost: 3 T D d_shared multiply-adds forward (2 without a gate), twice that
+backward; a is kept, h too (as the input of the way down).
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ class Cache(NamedTuple):
 
 
 def forward(x: Array, p: Mapping[str, Array], cfg: MoEConfig, mask: Array | None = None) -> tuple[Array, Cache]:
-    """y (T, D) of x (T, D); x of a padding token is 0, and so is its y."""
+    """y (T, D) of x (T, D); x of a padding token is 0, and so is its y.
+
+    >>> import numpy as np
+    >>> from pymoe import presets
+    >>> cfg = presets.switch(d_model=1, d_ff=2, n_experts=2, d_shared=2)
+    >>> p = {"up_proj": np.array([[1.0], [-1.0]]), "down_proj": np.array([[2.0, 3.0]])}
+    >>> forward(np.array([[5.0], [-5.0]]), p, cfg)[0]  # relu: a positive x times 2, a negative one times -3
+    array([[10.],
+           [15.]])
+    """
     up, down = names(cfg.gated)
     kernel = kernels.of(x)
     a, up_cache = linear.forward(x, p[up], p.get(up + "_bias"))
@@ -47,7 +57,17 @@ def forward(x: Array, p: Mapping[str, Array], cfg: MoEConfig, mask: Array | None
 
 
 def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """dx (T, D) and the gradients; what dy holds for a padding token does not count."""
+    """dx (T, D) and the gradients; what dy holds for a padding token does not count.
+
+    >>> import numpy as np
+    >>> from pymoe import presets
+    >>> cfg = presets.switch(d_model=1, d_ff=2, n_experts=2, d_shared=2)
+    >>> p = {"up_proj": np.array([[1.0], [-1.0]]), "down_proj": np.array([[2.0, 3.0]])}
+    >>> _, cache = forward(np.array([[5.0], [-5.0]]), p, cfg)
+    >>> dx, dp = backward(np.array([[1.0], [1.0]]), cache)
+    >>> dx.tolist(), dp["up_proj"].tolist(), dp["down_proj"].tolist()
+    ([[2.0], [-3.0]], [[10.0], [-15.0]], [[5.0, 5.0]])
+    """
     up_cache, a, down_cache, mask, act, gated = cache
     if mask is not None:
         dy = namespace(dy).where(mask[:, None], dy, namespace(dy).zeros_like(dy))

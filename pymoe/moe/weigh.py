@@ -15,6 +15,7 @@ Backward, dg of a dropped choice is 0 (but its v still gets a share through n wh
 idx is a decision: no gradient.  ε is part of the formula: it lets a gradient of order ε/Σv reach the logits that a
 pure ratio would not move.  With k = 1, ε = 0 the weight is 1 and its gradient exactly 0: such a router does not learn
 from the output.  Sources: arXiv:2401.04088 (renormalised), arXiv:2101.03961 (not), arXiv:2412.19437 eq. 13 (scale).
+Cost: O(T K) each way, and T E zeros for ds; no score is kept, only g and the T normalisers.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def forward(
 
 
 def backward(dg: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """ds (T, E); no parameters."""
+    """ds (T, E); no parameters.
+
+    >>> import numpy as np
+    >>> _, cache = forward(np.array([[0.5, 0.25, 0.25]]), np.array([[0, 2]]))
+    >>> backward(np.array([[1.0, 3.0]]), cache)[0]
+    array([[1., 0., 3.]])
+    """
     idx, kept, counted, g, n, experts, scale = cache
     xp = namespace(dg, idx)
     if kept is not None:

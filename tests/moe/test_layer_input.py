@@ -31,6 +31,7 @@ BASE = make(config(norm="l1"))
         (np.zeros((7, 3), bool), DtypeError, "got bool"),
         (np.zeros((7, 3), object), DtypeError, "got object"),
         ([[0.0] * 3] * 7, DtypeError, "got list: convert it first"),
+        (np.ma.MaskedArray(np.zeros((7, 3)), mask=False), DtypeError, "without a mask, got a numpy.ma.MaskedArray"),
     ],
 )
 def test_x(x: Any, error: type[Exception], message: str) -> None:
@@ -210,3 +211,16 @@ def test_nothing_but_padding_is_zero(settings: dict, tokens: int) -> None:
     assert {n: float(v) for n, v in out.losses.items()} == dict.fromkeys(ALL, 0.0)
     assert not out.routing.load.any() and not any(g.any() for g in dp.values())
     assert all(np.isfinite(g).all() for g in dp.values())
+
+
+@pytest.mark.parametrize("dlosses", [0.01, ("balance", 0.01), np.ones(2), "balance"])
+def test_cotangents_of_losses_that_are_not_named(dlosses: Any) -> None:
+    out, cache = moe.forward(BASE.x, BASE.p, BASE.cfg)
+    with pytest.raises(ConfigError, match="dlosses must be a mapping .*, got "):
+        moe.backward(np.ones_like(out.y), cache, dlosses)
+
+
+def test_control_named_cotangents_are_taken() -> None:
+    out, cache = moe.forward(BASE.x, BASE.p, BASE.cfg)
+    plain, named = (moe.backward(np.ones_like(out.y), cache, d)[0] for d in (None, {"balance": 0.01}))
+    assert not np.array_equal(plain, named)

@@ -9,6 +9,7 @@ Backward::
     dg_tj = dI_{idx_tj}
 
 g are the layer's combine weights: 0 for a dropped choice and for padding.  Source: arXiv:1701.06538, eq. 6-7.
+Cost: O(T E) forward (a sum in a fixed order, no scatter), O(T K) backward.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ def forward(
 
 
 def backward(dloss: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
-    """dg (T, K) in the dtype of g."""
+    """dg (T, K) in the dtype of g.
+
+    >>> import numpy as np
+    >>> _, cache = forward(np.array([[1.0], [3.0]]), np.array([[0], [1]]), 2)
+    >>> backward(np.ones(()), cache)[0]
+    array([[-0.375],
+           [ 0.125]])
+    """
     idx, g, kept, cv = cache
     xp = namespace(g, idx)
     di, _ = cv_squared.backward(dloss, cv)
