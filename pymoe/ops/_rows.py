@@ -46,11 +46,11 @@ def column_sum(x: Array) -> Array:
     return xp.astype(total, x.dtype, copy=False)
 
 
-def some_columns(name: str, x: Array) -> None:
+def check_columns(name: str, x: Array) -> None:
     """Raise ShapeError if the last axis of x has no entry, or there is no axis: no maximum, no mean to speak of.
 
     >>> import numpy as np
-    >>> some_columns("x", np.ones((3, 0)))
+    >>> check_columns("x", np.ones((3, 0)))
     Traceback (most recent call last):
         ...
     pymoe.backend.errors.ShapeError: x must have at least one entry along its last axis, got shape (3, 0)

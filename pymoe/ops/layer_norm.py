@@ -21,7 +21,7 @@ from pymoe.backend import accumulator, namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import column_sum, rows, some_columns
+from pymoe.ops._rows import column_sum, rows, check_columns
 
 
 class Cache(NamedTuple):
@@ -40,7 +40,7 @@ def forward(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> tuple
     """
     xp = namespace(x, weight, bias)
     checks.floating("x", x)
-    some_columns("x", x)
+    check_columns("x", x)
     width = x.shape[-1]
     check_shape("weight", weight, (width,))
     check_shape("bias", bias, (width,))

@@ -21,7 +21,7 @@ from pymoe.backend import namespace, real
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import some_columns
+from pymoe.ops._rows import check_columns
 
 
 class Cache(NamedTuple):
@@ -36,7 +36,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     array([-0.6965, -0.6965, -5.6965])
     """
     checks.floating("x", x)
-    some_columns("x", x)
+    check_columns("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     m = xp.where(m == -xp.inf, xp.zeros_like(m), m)  # an all-masked row: -inf - 0, not -inf + inf

@@ -20,7 +20,7 @@ from pymoe.backend import namespace, real
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import some_columns
+from pymoe.ops._rows import check_columns
 
 
 class Cache(NamedTuple):
@@ -35,7 +35,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     array([1000.6931,    0.    ])
     """
     checks.floating("x", x)
-    some_columns("x", x)
+    check_columns("x", x)
     xp = namespace(x)
     m = xp.max(real(x), axis=-1, keepdims=True)
     shift = xp.where(m == -xp.inf, xp.zeros_like(m), m)

@@ -21,7 +21,7 @@ from pymoe import kernels
 from pymoe.backend import namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
-from pymoe.ops._rows import rows, some_columns
+from pymoe.ops._rows import rows, check_columns
 
 
 class Cache(NamedTuple):
@@ -37,7 +37,7 @@ def forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, Cache
     >>> forward(np.array([[3.0, 4.0]]), np.array([1.0, 10.0]), eps=0.0)[0].round(4)
     array([[ 0.8485, 11.3137]])
     """
-    some_columns("x", x)
+    check_columns("x", x)
     y, r = kernels.of(x).rms_norm(rows(x), weight, eps)
     return namespace(y).reshape(y, x.shape), Cache(x, weight, r)
 

@@ -70,6 +70,6 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     array([[[[ 0.5403, -0.8415]]]])
     """
     cos, sin = cache
-    batch = cos.shape[0] if cos.ndim == 4 else None  # positions (S,) serve any batch,
-    check_shape("dy", dy, (batch, None, cos.shape[-2], 2 * cos.shape[-1]))  # and one cache any heads: those of q and k
+    # One cache serves any number of heads, those of q and of k, and positions (S,) serve any batch.
+    check_shape("dy", dy, (cos.shape[0] if cos.ndim == 4 else None, None, cos.shape[-2], 2 * cos.shape[-1]))
     return kernels.of(dy).rotate(dy, cos, -sin), {}  # by the opposite angle

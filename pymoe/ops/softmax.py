@@ -21,7 +21,7 @@ from pymoe.backend import namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
-from pymoe.ops._rows import rows, some_columns
+from pymoe.ops._rows import rows, check_columns
 
 
 class Cache(NamedTuple):
@@ -36,7 +36,7 @@ def forward(x: Array) -> tuple[Array, Cache]:
     array([[0.5, 0.5, 0. ]])
     """
     checks.floating("x", x)
-    some_columns("x", x)
+    check_columns("x", x)
     p = namespace(x).reshape(kernels.of(x).softmax(rows(x)), x.shape)
     return p, Cache(p)
 
