@@ -21,7 +21,7 @@ from pymoe import kernels
 from pymoe.backend import namespace
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
-from pymoe.ops._rows import rows, check_columns
+from pymoe.ops._rows import check_columns, rows
 
 
 class Cache(NamedTuple):
