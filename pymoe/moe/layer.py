@@ -14,8 +14,8 @@ Backward, bottom to top::
     dx = dx_experts + dx_router + dx_shared
 
 Source: Shazeer et al., arXiv:1701.06538, eq. 1.  Cost: T D E multiply-adds in the router, 3 T K D F in gated experts
-and 3 T D d_shared in a gated shared one, twice that backward; no array of size T E D.  The router, the plan and the experts
-have their formulas in their own modules; ``docs/layer.md`` walks through one example with numbers.
+and 3 T D d_shared in a gated shared one, twice that backward; no array of size T E D.  The router, the plan and the
+experts have their formulas in their own modules; ``docs/layer.md`` walks through one example with numbers.
 """
 
 from __future__ import annotations

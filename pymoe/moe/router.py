@@ -12,8 +12,8 @@ Forward, x (T, D)::
 Backward, bottom to top: dg and the losses give ds, ds gives dh, dh gives dc and dσ, dc gives dx and the parameters.
 
 Cost: T D E multiply-adds forward and twice that backward (twice both with learned noise), besides O(T E) to score,
-select and weigh; kept: x, the T E scores (for a z-loss the logits too) and the T K choices.  Sources: arXiv:1701.06538, eq. 2-5, and those of the
-parts, each in its own module.
+select and weigh; kept: x, the T E scores (for a z-loss the logits too) and the T K choices.  Sources:
+arXiv:1701.06538, eq. 2-5, and those of the parts, each in its own module.
 """
 
 from __future__ import annotations
