@@ -41,8 +41,6 @@ REASONS: dict[str, list[str]] = {
         "pymoe.moe.select.expert_choice:select: xp.ones((experts, count), dtype=c.dtype, device=device(c)) -> xp.ones((experts, count), device=device(c))",
         "pymoe.ops.attention:_limit: xp.arange(queries, dtype=xp.int64, device=device(s)) -> xp.arange(queries, device=device(s))",
         "pymoe.ops.cross_entropy:forward: target = xp.astype(target, xp.int64, copy=False) -> (dropped)",
-        "pymoe.ops.embedding:forward: if xp.isdtype(flat.dtype, 'integral'): flat = xp.astype(flat, xp.int64, copy=False) -> if True",
-        "pymoe.ops.embedding:forward: if xp.isdtype(flat.dtype, 'integral'): flat = xp.astype(flat, xp.int64, copy=False) -> if False",
         "pymoe.ops.embedding:forward: flat = xp.astype(flat, xp.int64, copy=False) -> (dropped)",
         "pymoe.kernels.reference:counting_sort: xp.arange(n + 1, dtype=ids.dtype, device=device(ids)) -> xp.arange(n + 1, device=device(ids))",
         "pymoe.kernels.reference:expand: xp.arange(n, dtype=idx.dtype, device=device(idx)) -> xp.arange(n, device=device(idx))",

@@ -93,7 +93,7 @@ NOTHING = "(nothing to scale)"
 def run(
     targets: Sequence[Target], jobs: int | None = None, accepted: Mapping[str, str] | None = None, limit: float = 5.0
 ) -> Result:
-    """Judge all mutants of ``targets``; ``limit``: seconds after which a mutant counts as killed (it hangs).
+    """Judge all mutants of ``targets``; ``limit``: seconds of CPU after which a mutant counts as killed (it hangs).
 
     Each suite must pass on the unbroken module first (SuiteError otherwise).  Runs on the reference kernels: they are
     what is mutated, the compiled ones are compared with them elsewhere.
@@ -211,13 +211,15 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise _Hangs(f"more than {seconds} s")
 
     try:
-        old = signal.signal(signal.SIGALRM, stop)
+        old = signal.signal(signal.SIGPROF, stop)
     except (ValueError, AttributeError):  # not the main thread, or no such signal on this system
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again and again: the first may be caught on the way
+    signal.setitimer(
+        signal.ITIMER_PROF, seconds, 0.5
+    )  # CPU time: a busy machine kills nobody; again, if the first is caught
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, old)
