@@ -72,18 +72,25 @@ def serve(functions: dict[str, Callable[[], object]]) -> None:
 def medians(
     contenders: list[Contender], modes: list[str], rounds: int, patience: float
 ) -> dict[tuple[str, str], float]:
-    """{(contender, mode): median seconds}; one that takes over ``patience`` seconds runs in fewer rounds."""
+    """{(contender, mode): median seconds}.
+
+    One that takes over ``patience`` seconds runs in fewer rounds, one that takes four times as long runs once; one that
+    dies (out of memory, say) is reported and left out.
+    """
     todo = [(c, m) for c in contenders for m in modes if m in c.ready.split()]
     times: dict[tuple[str, str], list[float]] = {(c.name, m): [] for c, m in todo}
-    for c, m in todo:  # one call to warm up
-        first = float(c.ask(m))
-        if first > patience:
-            times[c.name, m].append(first)
-    for r in range(rounds):
-        for c, m in todo:
+    for r in range(rounds + 1):  # the first round warms up
+        for c, m in list(todo):
             taken = times[c.name, m]
-            if r >= 1 and sum(taken) > 4 * patience:
+            if sum(taken) > 4 * patience:
                 continue
             time.sleep(0.02)  # the last one's idle threads stop spinning
-            taken.append(float(c.ask(m)))
-    return {key: statistics.median(taken) for key, taken in times.items()}
+            try:
+                seconds = float(c.ask(m))
+            except RuntimeError as why:
+                print(f"  ({c.name} died: {why})")
+                todo = [(other, mode) for other, mode in todo if other is not c]
+                continue
+            if r > 0 or seconds > patience:
+                taken.append(seconds)
+    return {key: statistics.median(taken) for key, taken in times.items() if taken}

@@ -23,7 +23,7 @@ def _default(vocab: int, window: int) -> LMConfig:
 
 def _shakespeare(vocab: int, window: int) -> LMConfig:
     moe = routers.mixtral(d_model=128, d_ff=128, n_experts=8, k=2)
-    return LMConfig(vocab=vocab, context=window, d_model=128, n_layers=4, n_heads=4, moe=moe)
+    return LMConfig(vocab=vocab, context=window, d_model=128, n_layers=3, n_heads=4, moe=moe)
 
 
 def _tiny(vocab: int, window: int) -> LMConfig:
