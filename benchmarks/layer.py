@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs="*", default=range(1, len(SHAPES) + 1), help="which of the five")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--without", nargs="*", default=[], metavar="PEER", help=f"leave out some of {PEERS}")
     parser.add_argument("--quick", action="store_true", help="only the floor and pymoe, 7 rounds")
     options = parser.parse_args()
     rounds = 7 if options.quick else options.rounds
@@ -64,7 +65,7 @@ def main() -> None:
     for number in options.shape:
         shape = SHAPES[number - 1]
         print(f"\n(T, D, F, E, K) = {shape}")
-        names = ["floor", "pymoe", PLAIN, *([] if options.quick else PEERS)]
+        names = ["floor", "pymoe", PLAIN, *([] if options.quick else (p for p in PEERS if p not in options.without))]
         contenders = [c for n in names if (c := start(n, shape, own)) is not None]
         times = medians(contenders, ["forward", "both"], rounds, patience=4.0)
         memory = next(c for c in contenders if c.name == "pymoe").ask("=memory")
