@@ -80,7 +80,7 @@ def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
     order = xp.astype(xp.argsort(ids, stable=True), xp.int64)
     edges = xp.arange(n + 1, dtype=ids.dtype, device=device(ids))
     bounds = xp.searchsorted(xp.take(ids, order), edges)  # first position with id >= edge; edge 0 skips the dropped
-    dropped = int(bounds[0]) if n >= 0 else 0
+    dropped = int(bounds[0])
     return order[dropped:], xp.astype(bounds - dropped, xp.int64)
 
 

@@ -80,10 +80,6 @@ REASONS: dict[str, list[str]] = {
         "pymoe.moe.select.expert_choice:select: xp.zeros -> xp.ones",
         "pymoe.kernels.reference:segment_sum: xp.zeros -> xp.ones #2",
     ],
-    "n is never negative: the other branch is never taken": [
-        "pymoe.kernels.reference:counting_sort: int(bounds[0]) if n >= 0 else 0 -> if True",
-        "pymoe.kernels.reference:counting_sort: 0 -> 1 #3",
-    ],
     "the argument is a permutation, without equal entries: any sort of it is stable": [
         "pymoe.kernels.reference:nm_mask: True -> False #2",
         "pymoe.kernels.reference:prune_mask: True -> False #2",
