@@ -7,7 +7,7 @@ template <typename T> __global__ void softmax(const T* x, const i64* limit, T* p
         const T* in = x + r * columns;
         T* out = p + r * columns;
         i64 seen = limit[r] < columns ? limit[r] : columns;
-        T top = -T(INFINITY);
+        T top = seen > 0 ? in[0] : T(0);
         for (i64 c = lane; c < seen; c += WARP) top = in[c] > top ? in[c] : top;
         top = warp_max(top);
         if (isinf(top) && top < T(0)) top = T(0);  // all -inf: exp(-inf - 0) = 0
