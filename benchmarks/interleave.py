@@ -86,6 +86,8 @@ def medians(
                 continue
             time.sleep(0.02)  # the last one's idle threads stop spinning
             try:
+                if taken and taken[-1] < 0.5:
+                    c.ask(m)  # untimed: what a loop would find in the caches and in memory is there again
                 seconds = float(c.ask(m))
             except RuntimeError as why:
                 print(f"  ({c.name} died: {why})")
