@@ -123,8 +123,8 @@ def _settings(args: argparse.Namespace, base: TrainSettings) -> TrainSettings:
 
 
 def _resume(args: argparse.Namespace) -> tuple[Run, Job, State, Corpus]:
-    given = ("preset", "out", "steps", "batch", "window", "micro_batches", "optimizer", "lr", "seed")
-    extra = [f"--{name.replace('_', '-')}" for name in given if getattr(args, name) is not None]
+    names = "preset out steps batch window micro_batches optimizer lr seed save_every save_seconds".split()
+    extra = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
     if args.compare_dense:
         extra.append("--compare-dense")
     if extra:
