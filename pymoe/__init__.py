@@ -10,7 +10,23 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("backend", "io", "kernels", "models", "moe", "nn", "ops", "presets", "train", "verify")
+_PARTS = (
+    "backend",
+    "hf",
+    "io",
+    "kernels",
+    "models",
+    "moe",
+    "nn",
+    "ops",
+    "presets",
+    "sharing",
+    "sparsity",
+    "storage",
+    "surgery",
+    "train",
+    "verify",
+)
 
 __all__ = ["__version__", *_PARTS]
 

@@ -15,17 +15,19 @@ FLOORS = {
     "backend": 0,
     "kernels": 1,
     "ops": 2,
+    "storage": 2.5,  # weights that are not one dense array, made of ops and kernels
     "nn": 3,
     "moe": 4,
-    "sparsity": 4,
+    "sparsity": 4.5,  # reads what moe decides and keeps
     "presets": 4.5,  # settings of moe by name
     "models": 5,
-    "sharing": 5,
+    "sharing": 5.5,  # takes whole models apart and puts them together
     "train": 6,
     "parallel": 6,
     "io": 6,
     "interop": 6,
     "hf": 6,
+    "surgery": 6.5,  # models with their text: calibrate, prune, split, merge
     "pipeline": 7,
     "cli": 8,
     "__main__": 8,
