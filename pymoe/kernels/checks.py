@@ -71,6 +71,54 @@ def csr(indices: Array, indptr: Array, n_columns: int) -> Array:
     return places
 
 
+def bsr(indices: Array, indptr: Array, n_columns: int, block: tuple[int, int]) -> Array:
+    """The place, block row · (D / c) + block column, of each stored block of shape (r, c).  O(number of blocks)."""
+    r, c = block
+    if r < 1 or c < 1:
+        raise ShapeError(f"a block must have at least one row and one column, got {(r, c)}")
+    if n_columns % c:
+        raise ShapeError(
+            f"blocks of {c} columns must fill the {n_columns} columns of the weight: {n_columns % c} are left"
+        )
+    return csr(indices, indptr, n_columns // c)
+
+
+def kept(position: Array, m: int, n_columns: int) -> int:
+    """n of the N:M structure that ``position`` (F, D / m · n) is; 0 where nothing is stored."""
+    check_shape("position", position, (None, None))
+    stored = int(position.shape[1])
+    if m < 1 or n_columns % m:
+        raise ConfigError(f"N:M needs a width that is a multiple of m >= 1, got m = {m}, width {n_columns}")
+    groups = n_columns // m
+    n = stored // groups if groups else 0
+    if n * groups != stored or n > m:
+        raise ShapeError(
+            f"position must have n entries, 0 <= n <= {m}, for each of the {groups} groups of {m} columns, "
+            f"got {stored} a row"
+        )
+    return n
+
+
+def nm(position: Array, m: int, n_columns: int) -> Array:
+    """The flat place row · D + column of each entry of an N:M structure: int64, ascending.  O(F D n / m)."""
+    xp = namespace(position)
+    n = kept(position, m, n_columns)
+    index("position", position, m)
+    rows, stored = (int(s) for s in position.shape)
+    where = {"dtype": xp.int64, "device": device(position)}
+    group = xp.arange(stored, **where) // max(n, 1)
+    columns = group[None, :] * m + xp.astype(position, xp.int64, copy=False)
+    late = columns[:, 1:] <= columns[:, :-1]
+    if bool(xp.any(late)):
+        first = int(xp.argmax(xp.astype(xp.reshape(late, (-1,)), xp.int64)))
+        row, q = divmod(first, stored - 1)
+        raise ShapeError(
+            f"positions must ascend within a group, none twice: entry {q + 1} of row {row} has position "
+            f"{int(position[row, q + 1])} after {int(position[row, q])}; sort the positions of each group"
+        )
+    return xp.reshape(xp.arange(rows, **where)[:, None] * n_columns + columns, (-1,))
+
+
 def activation(name: str) -> None:
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation must be one of {sorted(ACTIVATIONS)}, got {name!r}")

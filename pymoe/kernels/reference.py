@@ -13,13 +13,18 @@ from pymoe.backend.errors import ConfigError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.kernels.activations import ACTIVATIONS
+from pymoe.kernels.reference_bsr import bsr_linear, bsr_linear_ddata, bsr_linear_dx
 from pymoe.kernels.reference_csr import csr_linear, csr_linear_ddata, csr_linear_dx
+from pymoe.kernels.reference_nm import nm_linear, nm_linear_ddata, nm_linear_dx
 from pymoe.kernels.reference_norm import rms_norm, rms_norm_backward
 
 __all__ = [
     "act_backward",
     "act_forward",
     "adamw",
+    "bsr_linear",
+    "bsr_linear_ddata",
+    "bsr_linear_dx",
     "combine",
     "combine_dweight",
     "counting_sort",
@@ -33,6 +38,9 @@ __all__ = [
     "grouped_linear",
     "grouped_linear_dw",
     "grouped_linear_dx",
+    "nm_linear",
+    "nm_linear_ddata",
+    "nm_linear_dx",
     "nm_mask",
     "prune_mask",
     "rms_norm",

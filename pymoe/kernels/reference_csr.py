@@ -16,17 +16,22 @@ from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 
 
-def _dense(data: Array, places: Array, rows: int, columns: int) -> Array:
-    """W (rows, columns): data[e] at the flat place places[e] (ascending), 0 elsewhere."""
+def spread(data: Array, places: Array, n: int) -> Array:
+    """out (n, ...): data[e] at place places[e] (ascending), 0 elsewhere."""
     xp = namespace(data, places)
     if data.shape[0] == 0:
-        return xp.zeros((rows, columns), dtype=data.dtype, device=device(data))
-    everywhere = xp.arange(rows * columns, device=device(places))
+        return xp.zeros((n, *data.shape[1:]), dtype=data.dtype, device=device(data))
+    everywhere = xp.arange(n, device=device(places))
     at = xp.searchsorted(places, everywhere)
     at = xp.where(at < data.shape[0], at, xp.zeros_like(at))
-    values = xp.take(data, at)
-    values = xp.where(xp.take(places, at) == everywhere, values, xp.zeros_like(values))
-    return xp.reshape(values, (rows, columns))
+    values = xp.take(data, at, axis=0)
+    stored = xp.reshape(xp.take(places, at) == everywhere, (n, *(1 for _ in data.shape[1:])))
+    return xp.where(stored, values, xp.zeros_like(values))
+
+
+def _dense(data: Array, places: Array, rows: int, columns: int) -> Array:
+    """W (rows, columns): data[e] at the flat place places[e], 0 elsewhere."""
+    return namespace(data).reshape(spread(data, places, rows * columns), (rows, columns))
 
 
 def csr_linear(x: Array, data: Array, indices: Array, indptr: Array) -> Array:

@@ -83,6 +83,7 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
             ("csr_linear_ddata", (draw(n, 53), draw(n, width), indices, indptr), True),
         ]
     found.append(("csr_linear_ddata", (draw(300, 53), draw(300, width), indices, indptr), True))
+    found += _blocked(rng, draw, (1, 9, 61 * scale, 130, 300)) + _grouped(rng, draw, (1, 9, 61 * scale, 130, 300))
     for act in ACTS:
         exact = act in EXACT_ACTS
         found += [
@@ -110,6 +111,50 @@ def _sparse(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, Any
     stored[3], stored[7], stored[rows - 1] = False, True, False
     stored[:, [0, columns - 2]] = False
     return int(stored.sum()), np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+
+
+def _blocked(rng: np.random.Generator, draw: Any, batches: tuple[int, ...]) -> list[tuple[str, tuple[Any, ...], bool]]:
+    """The three BSR kernels for blocks of several shapes: tall, wide, smaller and larger than a vector."""
+    found = []
+    for (r, c), rows, columns in (((3, 5), 7, 11), ((32, 16), 4, 6), ((8, 33), 5, 9), ((1, 1), 21, 19)):
+        entries, indices, indptr = _sparse(rng, 9, columns) if rows > 8 else _few(rng, rows, columns)
+        rows = indptr.size - 1
+        weight = draw(entries, r, c)
+        for n in batches:
+            found += [
+                ("bsr_linear", (draw(n, columns * c), weight, indices, indptr), True),
+                ("bsr_linear_dx", (draw(n, rows * r), weight, indices, indptr, columns * c), True),
+                ("bsr_linear_ddata", (draw(n, rows * r), draw(n, columns * c), indices, indptr, (r, c)), True),
+            ]
+    return found
+
+
+def _few(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, Any, Any]:
+    """(stored, indices, indptr) of a small grid: about half is stored, nothing of row 1 or of the first column."""
+    stored = rng.random((rows, columns)) < 0.5
+    stored[1], stored[:, 0], stored[2, 1:] = False, False, True
+    return int(stored.sum()), np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+
+
+def _grouped(rng: np.random.Generator, draw: Any, batches: tuple[int, ...]) -> list[tuple[str, tuple[Any, ...], bool]]:
+    """The three N:M kernels: 2:4 as bytes, others as wider integers."""
+    found = []
+    for n, m, rows, groups, dtype in (
+        (2, 4, 51, 17, "u1"),
+        (1, 8, 13, 5, "i8"),
+        (3, 5, 22, 6, "i4"),
+        (4, 4, 6, 3, "u1"),
+    ):
+        kept = np.argsort(rng.random((rows, groups, m)), axis=2)[:, :, :n]
+        position = np.sort(kept, axis=2).reshape(rows, groups * n).astype(dtype)
+        weight = draw(*position.shape)
+        for tokens in batches:
+            found += [
+                ("nm_linear", (draw(tokens, groups * m), weight, position, m), True),
+                ("nm_linear_dx", (draw(tokens, rows), weight, position, m, groups * m), True),
+                ("nm_linear_ddata", (draw(tokens, rows), draw(tokens, groups * m), position, m), True),
+            ]
+    return found
 
 
 def _label(name: str, args: tuple[Any, ...]) -> str:
