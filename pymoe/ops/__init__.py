@@ -13,7 +13,9 @@
 
 from pymoe.ops import (
     attention,
+    bsr_linear,
     cross_entropy,
+    csr_linear,
     dropout,
     embedding,
     geglu,
@@ -24,7 +26,9 @@ from pymoe.ops import (
     linear,
     log_softmax,
     logsumexp,
+    masked,
     mean_pool,
+    nm_linear,
     reglu,
     relu,
     relu_squared,
@@ -40,7 +44,9 @@ from pymoe.ops import (
 
 __all__ = [
     "attention",
+    "bsr_linear",
     "cross_entropy",
+    "csr_linear",
     "dropout",
     "embedding",
     "geglu",
@@ -51,7 +57,9 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsumexp",
+    "masked",
     "mean_pool",
+    "nm_linear",
     "reglu",
     "relu",
     "relu_squared",

@@ -30,9 +30,11 @@ def cotangent(y: np.ndarray, seed: int = 1) -> np.ndarray:
     return frozen(np.random.default_rng(seed).standard_normal(np.shape(y)).astype(np.float32).astype(y.dtype))
 
 
-def both(case: Case, args: tuple[Any, ...], dy: Any = None) -> tuple[Any, dict[str, Any], Any]:
-    """(y, gradients by the name of the argument, dy)."""
-    y, cache = case.op.forward(*args, **case.static)
+def both(
+    case: Case, args: tuple[Any, ...], dy: Any = None, static: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any], Any]:
+    """(y, gradients by the name of the argument, dy); ``static``: the case's settings as another library's arrays."""
+    y, cache = case.op.forward(*args, **(case.static if static is None else static))
     dy = cotangent(y) if dy is None else dy
     first, rest = case.op.backward(dy, cache)
     gradients = dict(rest)

@@ -139,6 +139,36 @@ def _cross_entropy(label: str, arguments: Callable[[Rng], tuple[Any, ...]], **st
     return Case(ops.cross_entropy, arguments, loops.cross_entropy, in_torch, static, label)
 
 
+def _frozen(values: Any, dtype: Any = np.int64) -> np.ndarray:
+    a = np.array(values, dtype)
+    a.setflags(write=False)
+    return a
+
+
+CSR = {"indices": _frozen([1, 4, 0, 1, 3, 4, 2]), "indptr": _frozen([0, 2, 2, 6, 7])}  # (4, 6); nobody stores column 5
+BSR = {"indices": _frozen([1, 0, 2]), "indptr": _frozen([0, 1, 3, 3])}  # blocks of (2, 3): (6, 9), an empty block row
+NM = {"position": _frozen([[0, 3, 1, 2], [1, 2, 0, 1], [2, 3, 0, 3]], np.uint8), "m": 4}  # 2:4, (3, 8)
+MASK = _frozen([[True, False, True, True, False], [False, True, True, False, True], [True] * 5], bool)
+
+
+def torch_csr(t: Any, x: Any, data: Any) -> Any:
+    row = np.repeat(np.arange(4), np.diff(CSR["indptr"]))
+    at = t.from_numpy(row.copy()), t.from_numpy(CSR["indices"].copy())
+    return x @ t.zeros(4, x.shape[-1], dtype=x.dtype).index_put(at, data).T
+
+
+def torch_bsr(t: Any, x: Any, data: Any) -> Any:
+    block_row = np.repeat(np.arange(3), np.diff(BSR["indptr"]))
+    row = t.from_numpy(2 * block_row)[:, None, None] + t.arange(2)[None, :, None]
+    column = t.from_numpy(3 * BSR["indices"])[:, None, None] + t.arange(3)[None, None, :]
+    return x @ t.zeros(6, 9, dtype=x.dtype).index_put((row, column), data).T
+
+
+def torch_nm(t: Any, x: Any, data: Any) -> Any:
+    column = np.repeat(np.arange(2), 2) * 4 + NM["position"].astype(np.int64)
+    return x @ t.zeros(3, 8, dtype=x.dtype).scatter(1, t.from_numpy(column), data).T
+
+
 CASES = [
     # fmt: off
     Case(
@@ -167,6 +197,19 @@ CASES = [
         loops.by_row(loops.linear),
         lambda t, x, w, b: t.nn.functional.linear(x, w, b),
         label="more_rows_than_a_block",
+    ),
+    Case(ops.csr_linear, normal((2, 3, 6), (7,)), loops.by_row(loops.csr_linear), torch_csr, CSR),
+    Case(ops.csr_linear, normal((6,), (7,)), loops.by_row(loops.csr_linear), torch_csr, CSR, "one_vector"),
+    Case(ops.bsr_linear, normal((2, 4, 9), (3, 2, 3)), loops.by_row(loops.bsr_linear), torch_bsr, BSR),
+    Case(ops.bsr_linear, normal((9,), (3, 2, 3)), loops.by_row(loops.bsr_linear), torch_bsr, BSR, "one_vector"),
+    Case(ops.nm_linear, normal((2, 5, 8), (3, 4)), loops.by_row(loops.nm_linear), torch_nm, NM),
+    Case(ops.nm_linear, normal((8,), (3, 4)), loops.by_row(loops.nm_linear), torch_nm, NM, "one_vector"),
+    Case(
+        ops.masked,
+        normal((3, 5)),
+        loops.masked,
+        lambda t, w: w * t.from_numpy(MASK.copy()),
+        {"mask": MASK},
     ),
     Case(ops.softmax, normal((2, 3, 5)), loops.by_row(loops.softmax), lambda t, x: t.softmax(x, -1)),
     Case(ops.softmax, normal((7,)), loops.by_row(loops.softmax), lambda t, x: t.softmax(x, -1), label="one_row"),

@@ -40,6 +40,30 @@ def linear(x: Row, weight: list[Row], bias: Row | None = None) -> Row:
             for o, column in enumerate(weight)]  # fmt: skip
 
 
+def csr_linear(x: Row, data: Row, indices: np.ndarray, indptr: np.ndarray) -> Row:
+    y = []
+    for first, last in zip(indptr, indptr[1:], strict=False):
+        y.append(math.fsum(data[e] * x[indices[e]] for e in range(first, last)))
+    return y
+
+
+def bsr_linear(x: Row, data: list[list[Row]], indices: np.ndarray, indptr: np.ndarray) -> Row:
+    r, c = len(data[0]), len(data[0][0])
+    y = []
+    for first, last in zip(indptr, indptr[1:], strict=False):
+        for a in range(r):
+            y.append(math.fsum(data[e][a][b] * x[indices[e] * c + b] for e in range(first, last) for b in range(c)))
+    return y
+
+
+def nm_linear(x: Row, data: list[Row], position: np.ndarray, m: int) -> Row:
+    n = len(data[0]) * m // len(x)
+    y = []
+    for row, places in zip(data, position, strict=True):
+        y.append(math.fsum(v * x[q // n * m + places[q]] for q, v in enumerate(row)))
+    return y
+
+
 def logsumexp(x: Row) -> float:
     top = max(x)
     return top + math.log(math.fsum(math.exp(v - top) for v in x))
@@ -166,6 +190,11 @@ def cross_entropy(
 def dropout(x: np.ndarray, mask: np.ndarray, rate: float) -> np.ndarray:
     y = [v / (1 - rate) if kept else 0.0 for v, kept in zip(x.ravel().tolist(), mask.ravel().tolist(), strict=True)]
     return np.array(y).reshape(x.shape)
+
+
+def masked(w: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    y = [v if stays else 0.0 for v, stays in zip(w.ravel().tolist(), mask.ravel().tolist(), strict=True)]
+    return np.array(y).reshape(w.shape)
 
 
 def mean_pool(x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

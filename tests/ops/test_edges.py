@@ -8,7 +8,7 @@ import pytest
 from pymoe import ops, verify
 
 from .bench import U32, U64, distance
-from .cases import CASES, Case
+from .cases import BSR, CASES, CSR, NM, Case
 
 RNG = np.random.default_rng
 
@@ -25,6 +25,16 @@ EMPTY = {
     "dropout": (np.ones((0, 3)), np.ones((0, 3), bool)),
     "cross_entropy": (np.ones((0, 3)), np.ones(0, np.int64)),
     "mean_pool": (np.ones((0, 4, 3)), np.ones((0, 4), bool)),
+    "csr_linear": (np.ones((2, 0, 6)), np.ones(7)),
+    "bsr_linear": (np.ones((0, 9)), np.ones((3, 2, 3))),
+    "nm_linear": (np.ones((0, 8)), np.ones((3, 4))),
+}
+STATIC = {
+    "dropout": {"rate": 0.5},
+    "csr_linear": CSR,
+    "bsr_linear": BSR,
+    "nm_linear": NM,
+    "masked": {"mask": np.ones((0, 4), bool)},
 }
 
 
@@ -32,7 +42,7 @@ EMPTY = {
 def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients(name: str) -> None:
     op = getattr(ops, name)
     args = EMPTY.get(name, (np.ones((0, 4)),))
-    y, cache = op.forward(*args, **({"rate": 0.5} if name == "dropout" else {}))
+    y, cache = op.forward(*args, **STATIC.get(name, {}))
     dx, rest = op.backward(np.ones_like(y), cache)
     assert y.size == 0 or (name == "cross_entropy" and y == 0)
     assert dx is None or dx.shape == args[0].shape

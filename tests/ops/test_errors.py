@@ -11,10 +11,12 @@ import pytest
 from pymoe import ops
 from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, ShapeError
 
-from .cases import CASES, Case
+from .cases import BSR, CASES, CSR, NM, Case
 
 ONES = np.ones
 X4, KV = ONES((2, 4, 3, 5)), ONES((2, 2, 6, 5))
+
+SPARSE = [("csr_linear", (2, 6), (7,), CSR), ("bsr_linear", (2, 9), (3, 2, 3), BSR), ("nm_linear", (2, 8), (3, 4), NM)]
 
 BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ("linear", (ONES((2, 3)), ONES((4, 5))), {}, ShapeError, "5"),
@@ -65,6 +67,26 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ("attention", (X4, KV, ONES((2, 2, 6, 5), int)), {}, DtypeError, "v must be floating"),
     ("dropout", (ONES(3, int), ONES(3, bool)), {"rate": 0.1}, DtypeError, "floating"),
     ("mean_pool", (ONES((2, 3, 4), int),), {}, DtypeError, "floating"),
+    *[(name, (ONES(shape, int), ONES(size)), static, DtypeError, "x must be floating")
+      for name, shape, size, static in SPARSE],
+    *[(name, (ONES(()), ONES(size)), static, ShapeError, "got a number without axes")
+      for name, _, size, static in SPARSE],
+    ("csr_linear", (ONES((2, 6)), ONES(6)), CSR, ShapeError, "data must have shape (7,)"),
+    ("csr_linear", (ONES((2, 4)), ONES(7)), CSR, IndexRangeError, "indices must lie in [0, 4)"),
+    ("csr_linear", (ONES((2, 6)), ONES(7)), CSR | {"indptr": np.arange(4)}, ShapeError, "indptr must be 4 ascending"),
+    ("bsr_linear", (ONES((2, 8)), ONES((3, 2, 3))), BSR, ShapeError, "blocks of 3 columns must fill the 8 columns"),
+    ("bsr_linear", (ONES((2, 6)), ONES((3, 2, 3))), BSR, IndexRangeError, "indices must lie in [0, 2)"),
+    ("bsr_linear", (ONES((2, 9)), ONES((3, 0, 3))), BSR, ShapeError, "at least one row and one column"),
+    ("nm_linear", (ONES((2, 7)), ONES((3, 4))), NM, ConfigError, "a width that is a multiple of m"),
+    ("nm_linear", (ONES((2, 8)), ONES((3, 4))), NM | {"m": 0}, ConfigError, "a width that is a multiple of m"),
+    ("nm_linear", (ONES((2, 12)), ONES((3, 4))), NM, ShapeError, "position must have n entries"),
+    ("nm_linear", (ONES((2, 4)), ONES((3, 4))), NM | {"m": 2}, IndexRangeError, "position must lie in [0, 2)"),
+    ("nm_linear", (ONES((2, 8)), ONES((3, 3))), NM, ShapeError, "data must have shape (3, 4)"),
+    ("nm_linear", (ONES((2, 8)), ONES((3, 4))), NM | {"position": NM["position"][:, ::-1]}, ShapeError,
+     "entry 1 of row 0 has position 1 after 2"),
+    ("masked", (ONES(3),), {"mask": ONES(3)}, DtypeError, "bool"),
+    ("masked", (ONES(3),), {"mask": ONES(4, bool)}, ShapeError, "mask"),
+    ("masked", (ONES(3, int),), {"mask": ONES(3, bool)}, DtypeError, "floating"),
 ]  # fmt: skip
 
 

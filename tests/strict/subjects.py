@@ -106,7 +106,7 @@ def _kernel(name: str) -> Subject:
 
 def _op(case: Any) -> Subject:
     def run(to: To) -> Any:
-        y, cache = case.op.forward(*convert(case.args(), to), **case.static)
+        y, cache = case.op.forward(*convert(case.args(), to), **convert(case.static, to))
         return y, case.op.backward(_like(y, to, case.name), cache)
 
     return Subject(f"op {case.name}", run)
