@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pymoe.cli import allocator, blas_core
+from pymoe.cli import allocator, blas_core, options
 from pymoe.cli.words import say, system
 
 INTERRUPTED = 130
@@ -35,7 +35,7 @@ def parser() -> Parser:
     """All commands and options."""
     top = Parser(
         prog="pymoe",
-        description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify.",
+        description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify, prune, split, merge.",
     )
     top.add_argument("--version", action="store_true", help="print the version and stop")
     commands = top.add_subparsers(dest="command", metavar="command", parser_class=Parser)
@@ -72,6 +72,9 @@ def parser() -> Parser:
     verify.add_argument("--directions", type=int, default=2, help="random directions for each tensor (2)")
     verify.add_argument("--seed", type=int, default=0)
     verify.add_argument("--mutate", action="store_true", help="break the source line by line; the tests must see it")
+
+    for name, (add, about) in options.COMMANDS.items():
+        add(commands.add_parser(name, help=about))
 
     commands.add_parser("info", help="versions, kernels, BLAS, threads, GPU, and what would make it faster")
     return top

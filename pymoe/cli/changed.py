@@ -1,0 +1,145 @@
+"""What prune, split, merge and compress share: the folder they write to, held-out loss, fine-tuning, the last lines."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pymoe.backend.errors import ConfigError
+from pymoe.cli.bar import Bar
+from pymoe.cli.progress import Progress
+from pymoe.io import atomic, tensors
+from pymoe.models.lm import LMConfig
+from pymoe.surgery import measure, source
+from pymoe.surgery.calibration import Calibration
+from pymoe.surgery.source import Source, Text
+from pymoe.train import evaluate, fit, job, run, size, step
+from pymoe.train.run import Run
+from pymoe.train.settings import TrainSettings
+from pymoe.train.step import State
+
+ROWS = 16  # windows at a time
+
+
+def opened(args: argparse.Namespace, place: str) -> Source:
+    """The model, said in a line."""
+    tensors.library()
+    if args.windows < 1 or args.seed < 0 or args.finetune < 0:
+        raise ConfigError("--windows must be at least 1, --seed and --finetune not negative")
+    found = source.open_(place)
+    print(f"{place}: {found.kind}\n  {size.describe(found.cfg)}", flush=True)
+    return found
+
+
+def calibration(args: argparse.Namespace, text: Text) -> Calibration:
+    """The first windows of the text, spread evenly over it."""
+    return Calibration(text.train, text.window, ROWS, args.windows)
+
+
+def held_out(cfg: LMConfig, p: dict[str, Any], text: Text) -> float:
+    """Nats a token over the whole held-out tenth (of a long text: 512 windows of it)."""
+    return evaluate.loss(p, cfg, text.held_out, window=text.window, rows=32, limit=512).loss
+
+
+@contextlib.contextmanager
+def place(origin: str, suffix: str, out: str | None) -> Iterator[Run]:
+    """The new folder, beside the old one; taken away again if nothing came to lie in it."""
+    folder = run.create(suffix, source.beside(origin, suffix, out))
+    try:
+        with folder:
+            yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: what was reached stays
+            os.rmdir(folder.folder)
+        raise
+
+
+def tune(
+    args: argparse.Namespace,
+    origin: Source,
+    cfg: LMConfig,
+    p: dict[str, Any],
+    masks: dict[str, np.ndarray],
+    text: Text,
+    record: dict[str, Any],
+    folder: str,
+) -> dict[str, Any]:
+    """``--finetune`` steps of masked training from ``p``.  A run keeps its checkpoint in ``folder`` as it goes."""
+    settings = tuning_settings(args, origin, text)
+    if origin.job is None:
+        with Bar("fine-tuning", settings.steps) as bar:
+            state = State(0, p, slots(settings, p), masks)
+            while state.step < settings.steps:
+                state, _ = step.advance(settings, cfg, state, text.train)
+                bar.step()
+        return state.p
+    work = source.derived(origin, cfg, record, settings=settings)
+    corpus = _corpus(origin, text)
+    state = State(0, p, slots(settings, p), masks)
+    job.save(os.path.join(folder, source.CHECKPOINT), work, state)
+    progress = Progress("fine-tuning", settings, 0)
+    try:
+        return fit.fit(work, state, corpus, folder, progress).p
+    finally:
+        progress.close()
+
+
+def tuning_settings(args: argparse.Namespace, origin: Source, text: Text) -> TrainSettings:
+    """The run's own settings, shorter and gentler."""
+    base = origin.job.settings if origin.job is not None else TrainSettings(steps=1, rows=8, window=text.window, lr=1e-4)
+    lr = args.lr if args.lr is not None else base.lr / 4
+    steps = max(args.finetune, 1)
+    return dataclasses.replace(
+        base, steps=steps, lr=lr, floor=lr / 10, warmup=min(20, steps // 5), eval_every=max(1, steps // 3), seed=args.seed
+    )
+
+
+def slots(settings: TrainSettings, p: dict[str, Any]) -> dict[str, Any]:
+    from pymoe.train.optim import OPTIMIZERS
+
+    slots: dict[str, Any] = OPTIMIZERS[settings.optimizer].init(p)
+    return slots
+
+
+def _corpus(origin: Source, text: Text) -> Any:
+    from pymoe.train.data import Corpus
+
+    assert origin.job is not None
+    return Corpus(text.source, origin.job.sha256, 0, origin.job.vocabulary, text.train, text.held_out)
+
+
+def table(before: tuple[LMConfig, dict[str, Any], dict[str, Any], float | None],
+          after: tuple[LMConfig, dict[str, Any], dict[str, Any], float | None]) -> dict[str, Any]:  # fmt: skip
+    """Print the model before and after in two columns; the numbers, for the record."""
+    numbers: dict[str, Any] = {}
+    sizes = [measure.size(cfg, p, masks) for cfg, p, masks, _ in (before, after)]
+    losses = [before[3], after[3]]
+    print(f"\n{'':<26}{'before':>14}{'after':>14}")
+    for what in ("parameters", "active", "zeros", "bytes"):
+        a, b = (getattr(s, what) for s in sizes)
+        numbers[what] = [a, b]
+        name = "active for a token" if what == "active" else what
+        print(f"{name:<26}{a:>14,}{b:>14,}")
+    if losses[0] is not None and losses[1] is not None:
+        numbers["held_out"] = losses
+        print(f"{'held-out loss':<26}{losses[0]:>14.4f}{losses[1]:>14.4f}")
+    return numbers
+
+
+def record_file(folder: str, name: str, record: dict[str, Any]) -> None:
+    """<name>.json: what was done and what it cost."""
+    atomic.write(os.path.join(folder, name), [json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"])
+
+
+def next_lines(folder: str, origin: Source) -> None:
+    held = ", ".join(sorted(n for n in os.listdir(folder) if not n.startswith(".")))
+    print(f"\n{folder} holds {held}; {origin.place} is as it was")
+    if origin.job is not None:
+        print(f"next: pymoe generate {folder} --prompt 'The '   |   pymoe verify {folder}")

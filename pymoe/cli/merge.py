@@ -1,0 +1,100 @@
+"""``pymoe merge``: fewer experts, one dense feed-forward, or one model of several, beside what it was made of."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pymoe.backend.errors import ConfigError
+from pymoe.backend.rng import generator
+from pymoe.cli import changed
+from pymoe.cli.bar import Bar
+from pymoe.sharing import fuse
+from pymoe.surgery import experts as layers
+from pymoe.surgery import merge as surgery
+from pymoe.surgery import source
+from pymoe.surgery.merge import Merged
+from pymoe.surgery.source import Source, Text
+from pymoe.train import size
+
+_DRAW = 8  # the key of this use of the generator
+INSIDE = (*surgery.GROUPINGS, "to-dense")
+ACROSS = (*surgery.MODELS, "soup")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.how not in (*INSIDE, *ACROSS):
+        raise ConfigError(f"--how must be one of {', '.join((*INSIDE, *ACROSS))}, got {args.how!r}")
+    if (len(args.sources) > 1) != (args.how in ACROSS):
+        kinds = f"{', '.join(INSIDE)} take one model, {', '.join(ACROSS)} several"
+        raise ConfigError(f"--how {args.how} does not fit {len(args.sources)} model(s): {kinds}")
+    origins = [changed.opened(args, place) for place in args.sources]
+    first = origins[0]
+    for other in origins[1:]:
+        if other.cfg != first.cfg:
+            raise ConfigError(f"{other.place} has another architecture than {first.place}: only equal ones can be merged")
+    needs = args.how in surgery.GROUPINGS or args.how == "soup" or args.finetune
+    text = None if first.job is None and args.text is None and not needs else source.text(first, args.text)
+    with changed.place(first.place, args.how, args.out) as folder:
+        before = None if text is None else changed.held_out(first.cfg, first.p, text)
+        merged = _inside(args, first, text) if args.how in INSIDE else _across(args, origins, text)
+        print(f"  {size.describe(merged.cfg)}")
+        record: dict[str, Any] = {
+            "command": "merge", "how": args.how, "average": args.average, "align": not args.no_align,
+            "sources": args.sources, "seed": args.seed, "groups": {str(i): g for i, g in merged.groups.items()},
+        }  # fmt: skip
+        after = None if text is None else changed.held_out(merged.cfg, merged.p, text)
+        record |= changed.table((first.cfg, first.p, {}, before), (merged.cfg, merged.p, {}, after))
+        p = merged.p
+        if args.finetune:
+            assert text is not None
+            p = changed.tune(args, first, merged.cfg, p, {}, text, record, folder.folder)
+            record["tuned"] = changed.held_out(merged.cfg, p, text)
+            print(f"after {args.finetune} steps of training: held-out loss {record['tuned']:.4f}")
+        if not (args.finetune and first.job is not None):
+            source.write(first, folder.folder, merged.cfg, p, {}, record)
+        changed.record_file(folder.folder, "merge.json", record)
+        changed.next_lines(folder.folder, first)
+    return 0
+
+
+def _inside(args: argparse.Namespace, origin: Source, text: Text | None) -> Merged:
+    if origin.masks:
+        raise ConfigError(f"{origin.place} has pruned weights: merge first and prune after, or the zeros fill up again")
+    cal = None if text is None else changed.calibration(args, text)
+    with Bar("merging") as bar:
+        if args.how == "to-dense":
+            return surgery.to_dense(origin.p, origin.cfg, text=cal, watch=bar.step)
+        assert cal is not None
+        each = [m.n_experts for m in layers.moe_layers(origin.cfg).values()]
+        groups = args.groups if args.groups is not None else max(1, min(each) // 2)
+        merged = surgery.experts(
+            origin.p, origin.cfg, grouping=args.how, n_groups=groups, text=cal, how=args.average,
+            align=not args.no_align, watch=bar.step,
+        )  # fmt: skip
+    for i, groups_of in merged.groups.items():
+        sets = [[e for e, g in enumerate(groups_of) if g == h] for h in range(max(groups_of) + 1)]
+        print(f"block {i}: {'  '.join('{' + ' '.join(map(str, s)) + '}' for s in sets)}")
+    return merged
+
+
+def _across(args: argparse.Namespace, origins: list[Source], text: Text | None) -> Merged:
+    trees, cfg = [origin.p for origin in origins], origins[0].cfg
+    if args.how == "soup":
+        assert text is not None
+        with Bar("souping", len(trees)) as bar:
+
+            def judge(p: dict[str, Any]) -> float:
+                bar.step()
+                return -changed.held_out(cfg, p, text)
+
+            chosen = fuse.soup.greedy(trees, judge)
+        print(f"in the soup: {', '.join(origins[i].place for i in chosen.members)}")
+        return Merged(chosen.p, cfg, {})
+    base = None if args.base is None else source.open_(args.base).p
+    with Bar("merging") as bar:
+        bar.step()
+        return surgery.models(
+            trees, cfg, how=args.how, rng=generator(args.seed, _DRAW), k=args.k, base=base, density=args.density,
+            scale=args.scale, t=args.t,
+        )  # fmt: skip
