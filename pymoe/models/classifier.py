@@ -54,7 +54,7 @@ class ClassifierConfig(TransformerConfig):
     @cached_property
     def stack(self) -> StackConfig:
         """The blocks."""
-        return make_stack(self, self.n_layers, self.moe_layers, causal=False)
+        return make_stack(self, self.n_layers, self.moe_layers, moe=self.moe, causal=False)
 
     @cached_property
     def head(self) -> LinearConfig:

@@ -20,6 +20,7 @@ from pymoe.nn.self_attention import SelfAttentionConfig
 
 C = TypeVar("C", bound="TransformerConfig")
 MoELayers = tuple[int, ...] | str
+MoE = MoEConfig | tuple[MoEConfig, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class TransformerConfig:
     n_heads, n_kv_heads   H and G (None: H); head_dim: None is D / H
     d_ff                  width of the dense feed-forward; needed unless every layer is sparse
     gated, activation     of the dense feed-forward: GLU or MLP, and its activation
-    moe, moe_layers       the MoE layer and which layers have it: "all", or their numbers from 0 (moe=None: none)
+    moe, moe_layers       the MoE layer and which layers have it: "all", or their numbers from 0 (moe=None: none);
+                          a tuple of settings has one for each sparse layer, in order (an encoder's before a decoder's)
     norm, norm_eps        "rms" | "layer"
     rope_base             base of the rotary frequencies; None: no positions
     bias                  biases in attention and in the dense feed-forward
@@ -50,7 +52,7 @@ class TransformerConfig:
     d_ff: int | None = None
     gated: bool = True
     activation: str = "silu"
-    moe: MoEConfig | None = None
+    moe: MoE = None
     moe_layers: MoELayers = "all"
     norm: str = "rms"
     norm_eps: float = 1e-5
@@ -65,13 +67,24 @@ class TransformerConfig:
         initial.check_sizes(where, vocab=self.vocab, n_layers=self.n_layers, context=self.context)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"{where}.label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
-        if self.moe is not None and self.moe.d_model != self.d_model:
-            raise ConfigError(f"{where}: the MoE layer must have d_model={self.d_model}, got {self.moe.d_model}")
+        if isinstance(self.moe, list):
+            object.__setattr__(self, "moe", tuple(self.moe))
+        for moe in self.moe_settings:
+            if moe.d_model != self.d_model:
+                raise ConfigError(f"{where}: the MoE layer must have d_model={self.d_model}, got {moe.d_model}")
+
+    @property
+    def moe_settings(self) -> tuple[MoEConfig, ...]:
+        """The settings of the MoE layers: one for all, one for each, or none."""
+        if self.moe is None:
+            return ()
+        return self.moe if isinstance(self.moe, tuple) else (self.moe,)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = dataclasses.asdict(self)
-        return values | {"moe": None if self.moe is None else self.moe.to_dict()}
+        each = [moe.to_dict() for moe in self.moe_settings]
+        return values | {"moe": each if isinstance(self.moe, tuple) else each[0] if each else None}
 
     @classmethod
     def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -80,12 +93,14 @@ class TransformerConfig:
         if unknown:
             raise ConfigError(f"{cls.__name__} has no settings {unknown}")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        if given.get("moe") is not None:
+        if isinstance(given.get("moe"), tuple):
+            given["moe"] = tuple(MoEConfig.from_dict(moe) for moe in given["moe"])
+        elif given.get("moe") is not None:
             given["moe"] = MoEConfig.from_dict(given["moe"])
         return cls(**given)
 
 
-def sparse_layers(where: str, n_layers: int, moe: MoEConfig | None, moe_layers: MoELayers) -> tuple[int, ...]:
+def sparse_layers(where: str, n_layers: int, moe: MoE, moe_layers: MoELayers) -> tuple[int, ...]:
     """The numbers of the layers that are sparse, ascending.
 
     >>> sparse_layers("LMConfig", 4, None, "all")
@@ -101,11 +116,14 @@ def sparse_layers(where: str, n_layers: int, moe: MoEConfig | None, moe_layers: 
 
 
 def make_stack(
-    cfg: TransformerConfig, n_layers: int, moe_layers: MoELayers, *, causal: bool, cross: bool = False
+    cfg: TransformerConfig, n_layers: int, moe_layers: MoELayers, *, moe: MoE, causal: bool, cross: bool = False
 ) -> StackConfig:
     """The stack of ``n_layers`` blocks that ``cfg`` describes; with ``cross`` each block also reads a memory."""
     where = type(cfg).__name__
-    sparse = sparse_layers(where, n_layers, cfg.moe, moe_layers)
+    sparse = sparse_layers(where, n_layers, moe, moe_layers)
+    if isinstance(moe, tuple) and len(moe) != len(sparse):
+        raise ConfigError(f"{where}.moe must have one setting for each of {len(sparse)} sparse layers, got {len(moe)}")
+    each = dict(zip(sparse, moe if isinstance(moe, tuple) else (moe,) * len(sparse), strict=True))
     if len(sparse) < n_layers and cfg.d_ff is None:
         dense = [i for i in range(n_layers) if i not in sparse]
         raise ConfigError(f"{where}.d_ff is needed: the layers {dense} have a dense feed-forward")
@@ -117,8 +135,9 @@ def make_stack(
     norm = NormConfig(cfg.d_model, cfg.norm, cfg.norm_eps)
 
     def block(i: int) -> BlockConfig:
-        if i in sparse and cfg.moe is not None:
-            return BlockConfig(attention, cfg.moe, norm, to_memory, cfg.dropout, std, out_std)
+        own = each.get(i)
+        if own is not None:
+            return BlockConfig(attention, own, norm, to_memory, cfg.dropout, std, out_std)
         assert cfg.d_ff is not None
         dense = FeedForwardConfig(cfg.d_model, cfg.d_ff, cfg.gated, cfg.activation, cfg.bias, std, out_std)
         return BlockConfig(attention, dense, norm, to_memory, cfg.dropout)

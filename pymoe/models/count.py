@@ -1,8 +1,8 @@
 """How many parameters a model has, and how many of them one token passes.
 
 ========================= =====================================================================================
-total                     all elements of p; a tied table counts once
-active                    total, but of the routed experts only k of E: what one token is multiplied with
+total                     all elements of p, of a sparse stored weight the stored ones; a tied table counts once
+active                    total, but of the routed experts only k of the E stored: what one token is multiplied with
 embedding                 the tables that ids are looked up in (``embed_tokens``), tied or not
 total_non_embedding       total - embedding
 active_non_embedding      active - embedding
@@ -25,6 +25,8 @@ from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError
 from pymoe.models import classifier, lm, seq2seq
 from pymoe.models.config import TransformerConfig
+from pymoe.moe import MoEConfig
+from pymoe.storage import Weight
 
 MODULES: dict[type, ModuleType] = {
     lm.LMConfig: lm,
@@ -72,11 +74,17 @@ def count_parameters(cfg: TransformerConfig, p: dict[str, Any] | None = None) ->
         p = module_of(cfg).init(np.random.default_rng(0), cfg)
     total = active = embedding = 0
     for name, leaf in tree.flatten(p).items():
-        n, parts = int(leaf.size), name.split(".")
+        n, parts = int(leaf.nnz if isinstance(leaf, Weight) else leaf.size), name.split(".")
         total += n
-        if "experts" in parts and cfg.moe is not None:
-            active += n // cfg.moe.n_experts * cfg.moe.k
-        else:
-            active += n
+        moe = _moe_of(cfg, parts) if "experts" in parts else None
+        active += n if moe is None else n * min(moe.k, moe.n_stored) // moe.n_stored
         embedding += n if "embed_tokens" in parts else 0
     return Count(total, active, embedding)
+
+
+def _moe_of(cfg: TransformerConfig, parts: list[str]) -> MoEConfig:
+    """The settings of the layer that a parameter <...>.layers.<i>.mlp.experts.<...> belongs to."""
+    at = parts.index("layers")
+    stack = cfg.stack if at == 0 else getattr(cfg, parts[at - 1])  # type: ignore[attr-defined]
+    feed_forward: MoEConfig = stack.blocks[int(parts[at + 1])].feed_forward
+    return feed_forward

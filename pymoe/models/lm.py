@@ -53,7 +53,7 @@ class LMConfig(TransformerConfig):
     @cached_property
     def stack(self) -> StackConfig:
         """The blocks."""
-        return make_stack(self, self.n_layers, self.moe_layers, causal=True)
+        return make_stack(self, self.n_layers, self.moe_layers, moe=self.moe, causal=True)
 
     @property
     def embedding(self) -> EmbeddingConfig:

@@ -30,7 +30,7 @@ from pymoe.backend import namespace
 from pymoe.backend.errors import ConfigError, ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.models import inputs, losses, stack
-from pymoe.models.config import MoELayers, TransformerConfig, make_stack
+from pymoe.models.config import MoELayers, TransformerConfig, make_stack, sparse_layers
 from pymoe.models.losses import LayerLosses, LayerNames
 from pymoe.models.stack import StackConfig
 from pymoe.nn import cross_attention, embedding
@@ -70,14 +70,22 @@ class Seq2SeqConfig(TransformerConfig):
     @cached_property
     def encoder(self) -> StackConfig:
         """The encoder's blocks."""
-        return make_stack(self, self.n_layers, self.moe_layers, causal=False)
+        first = self._encoder_moe_layers
+        moe = self.moe[:first] if isinstance(self.moe, tuple) else self.moe
+        return make_stack(self, self.n_layers, self.moe_layers, moe=moe, causal=False)
 
     @cached_property
     def decoder(self) -> StackConfig:
         """The decoder's blocks."""
         n = self.n_layers if self.decoder_layers is None else self.decoder_layers
         sparse = self.moe_layers if self.decoder_moe_layers is None else self.decoder_moe_layers
-        return make_stack(self, n, sparse, causal=True, cross=True)
+        moe = self.moe[self._encoder_moe_layers :] if isinstance(self.moe, tuple) else self.moe
+        return make_stack(self, n, sparse, moe=moe, causal=True, cross=True)
+
+    @property
+    def _encoder_moe_layers(self) -> int:
+        """How many of the encoder's layers are sparse: the decoder's settings come after theirs."""
+        return len(sparse_layers("Seq2SeqConfig", self.n_layers, self.moe, self.moe_layers))
 
     @property
     def source_embedding(self) -> EmbeddingConfig:

@@ -94,6 +94,8 @@ class RouterConfig:
     noise            "none" | "learned" (arXiv:1701.06538, eq. 4)
     jitter           the router's input (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961)
     second_threshold GShard's random second choice: kept with probability min(1, g₂ / threshold); None keeps all
+    skip             dynamic skipping: a choice whose weight is below skip times the token's largest is dropped, before
+                     any capacity, and the others renormalised (arXiv:2402.14800, sec. 3.3); None keeps all
     capacity         None is dropless
     losses           which of "balance", "z", "importance", "load" are computed
     balance_choices  "all" choices count for f, or the "first" only (GShard)
@@ -116,6 +118,7 @@ class RouterConfig:
     noise: str = "none"
     jitter: float = 0.0
     second_threshold: float | None = None
+    skip: float | None = None
     capacity: Capacity | None = None
     losses: tuple[str, ...] = ("balance", "z")
     balance_choices: str = "all"
@@ -160,6 +163,10 @@ class RouterConfig:
                 raise ConfigError(
                     f"second_threshold is for k=2 and must be positive, got {self.second_threshold} with k={self.k}"
                 )
+        if self.skip is not None:
+            _finite("skip", self.skip, 0)
+            if self.skip > 1:
+                raise ConfigError(f"skip is a share of the largest weight and must lie in [0, 1], got {self.skip!r}")
         _integer("cv_ddof", self.cv_ddof, 0)
         _finite("cv_eps", self.cv_eps, 0)
         _finite("jitter", self.jitter)
@@ -180,10 +187,10 @@ class RouterConfig:
             raise ConfigError("expert choice has its own capacity, k·T/E tokens an expert: leave capacity=None")
         if self.norm != "none":
             raise ConfigError("expert choice weighs by the score itself (arXiv:2202.09368, eq. 2): leave norm='none'")
-        if self.second_threshold is not None or self.balance_choices != "all":
+        if self.second_threshold is not None or self.skip is not None or self.balance_choices != "all":
             raise ConfigError(
                 "with expert choice a token has no first and second choice: leave second_threshold=None, "
-                "balance_choices='all'"
+                "skip=None, balance_choices='all'"
             )
         if self.selection_bias:
             raise ConfigError("expert choice compares tokens, not experts: a selection bias would change nothing")
@@ -196,6 +203,8 @@ class MoEConfig:
     gated, activation   GLU: down(act(gate x) ⊙ up x), or MLP: down(act(up x)); names of ``kernels.activations``
     bias                biases inside the experts, the shared one too
     d_shared            width of the shared expert that every token passes (0: none)
+    tied                for each of the E ids of the router the stored expert that it stands for, 0..G-1; None: its own.
+                        The experts' parameters then have G matrices, and the gradient of one is the sum over its ids
     """
 
     d_model: int
@@ -205,12 +214,31 @@ class MoEConfig:
     activation: str = "silu"
     bias: bool = False
     d_shared: int = 0
+    tied: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _integer("d_model", self.d_model)
         _integer("d_ff", self.d_ff)
         _integer("d_shared", self.d_shared, 0)
         _one_of("activation", self.activation, tuple(sorted(ACTIVATIONS)))
+        if self.tied is not None:
+            self._check_tied(self.tied)
+
+    def _check_tied(self, tied: Any) -> None:
+        ids = tuple(tied)
+        for i in ids:
+            _integer("each entry of tied", i, 0)
+        object.__setattr__(self, "tied", tuple(int(i) for i in ids))
+        if len(ids) != self.n_experts or set(ids) != set(range(max(ids) + 1)):
+            raise ConfigError(
+                f"tied must give each of the {self.n_experts} ids of the router a stored expert, and name every stored "
+                f"expert from 0 on, got {ids}"
+            )
+
+    @property
+    def n_stored(self) -> int:
+        """G: how many experts are stored; E unless some are tied."""
+        return self.n_experts if self.tied is None else max(self.tied) + 1
 
     @property
     def n_experts(self) -> int:
@@ -236,4 +264,5 @@ class MoEConfig:
         if router.get("capacity") is not None:
             router["capacity"] = Capacity(**router["capacity"])
         router["losses"] = tuple(router["losses"])
-        return cls(**{**values, "router": RouterConfig(**router)})
+        tied = values.get("tied")
+        return cls(**{**values, "router": RouterConfig(**router), "tied": None if tied is None else tuple(tied)})

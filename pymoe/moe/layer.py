@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pymoe.backend import is_complex, is_floating, namespace
+from pymoe.backend import device, is_complex, is_floating, namespace
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts, parameters, plan, router, shared
@@ -78,7 +78,7 @@ def forward(
         mask = xp.reshape(mask, (-1,))
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
     (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws)
-    plan_ = plan.make(routing.idx, routing.kept, cfg.n_experts)
+    plan_ = plan.make(_stored(routing.idx, cfg), routing.kept, cfg.n_stored)
     y, experts_cache = experts.forward(x, routing.weight, p["experts"], plan_, act=cfg.activation, gated=cfg.gated)
     shared_cache = None
     if cfg.d_shared:
@@ -86,6 +86,15 @@ def forward(
         y = y + common
     cache = Cache(shape, y.dtype, router_cache, experts_cache, shared_cache)
     return Output(xp.reshape(y, shape), losses, routing), cache
+
+
+def _stored(idx: Array, cfg: MoEConfig) -> Array:
+    """The stored expert of each choice: several ids of the router may stand for one."""
+    if cfg.tied is None:
+        return idx
+    xp = namespace(idx)
+    table = xp.asarray(cfg.tied, dtype=idx.dtype, device=device(idx))
+    return xp.reshape(xp.take(table, xp.reshape(idx, (-1,))), idx.shape)
 
 
 def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:

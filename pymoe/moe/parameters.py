@@ -7,7 +7,7 @@ router.weight                   (E, D)
 router.bias                     (E,)                           ``router.bias``
 router.selection_bias           (E,)                           ``router.selection_bias``
 router.noise_weight             (E, D)                         ``router.noise == "learned"``
-experts.gate_up_proj            (E, 2F, D)                     ``gated``, the gate first
+experts.gate_up_proj            (E, 2F, D)                     ``gated``, the gate first; tied: G in the place of E
 experts.up_proj                 (E, F, D)                      not ``gated``
 experts.down_proj               (E, D, F)
 shared.<the same>               without E, F = d_shared        ``d_shared > 0``
@@ -44,7 +44,7 @@ def shapes(cfg: MoEConfig) -> dict[str, tuple[int, ...]]:
     if router.noise == "learned":
         found["router.noise_weight"] = (e, d)
     up, down = names(cfg.gated)
-    branches: list[tuple[str, tuple[int, ...], int]] = [("experts", (e,), cfg.d_ff)]
+    branches: list[tuple[str, tuple[int, ...], int]] = [("experts", (cfg.n_stored,), cfg.d_ff)]
     if cfg.d_shared:
         branches.append(("shared", (), cfg.d_shared))
     for branch, lead, f in branches:

@@ -5,7 +5,7 @@ Forward, x (T, D)::
     x' = x ⊙ jitter                        the router's own input
     c  = x' W_rᵀ (+ b)                     clean logits              h = c + ε ⊙ σ(x' W_nᵀ)    noisy logits
     s  = score(h)
-    idx, kept = select(s + selection bias), second choices drawn, padding and capacity dropped
+    idx, kept = select(s + selection bias), small choices skipped, second ones drawn, padding and capacity dropped
     g  = weigh(s[idx])
     losses: balance(s), z(c), importance(g), load(c, h, σ)
 
@@ -81,9 +81,8 @@ def forward(
     _check_finite(h, cfg)
     rule = score.get(cfg.score)
     s, s_cache = rule.forward(h)
-    idx, kept, load_ = _decide(s, p, cfg, mask, draws)
-    after = cfg.capacity is not None and cfg.capacity.renorm == "after"
-    g, g_cache = weigh.forward(s, idx, kept, norm=cfg.norm, eps=cfg.eps, scale=cfg.scale, after=after)
+    idx, kept, counted, load_ = _decide(s, p, cfg, mask, draws)
+    g, g_cache = weigh.forward(s, idx, kept, norm=cfg.norm, eps=cfg.eps, scale=cfg.scale, counted=counted)
 
     losses: dict[str, Array] = {}
     caches: dict[str, Any] = {}
@@ -196,8 +195,11 @@ def _check_finite(h: Array, cfg: RouterConfig) -> None:
 
 def _decide(
     s: Array, p: Mapping[str, Array], cfg: RouterConfig, mask: Array | None, draws: Draws
-) -> tuple[Array, Array | None, Array]:
-    """idx, kept, load: every decision of the layer, from the real parts only."""
+) -> tuple[Array, Array | None, Array | None, Array]:
+    """idx, kept, counted, load: every decision of the layer, from the real parts only.
+
+    ``counted``: which choices the renormalisation sums over; None: all, whether they are kept or not.
+    """
     xp = namespace(s)
     preference = real(s)
     if cfg.selection_bias:
@@ -216,6 +218,10 @@ def _decide(
         kept = real_token if kept is None else kept & real_token
     load_ = _count(idx, kept, cfg.n_experts)
     chosen = xp.take_along_axis(real(s), idx, axis=1)
+    counted = None
+    if cfg.skip is not None:
+        counted = ~(chosen < cfg.skip * xp.max(chosen, axis=1, keepdims=True))  # a row of NaN skips nothing
+        kept = counted if kept is None else kept & counted
     if draws.second is not None and cfg.second_threshold is not None:
         second = weigh.forward(real(s), idx, None, norm=cfg.norm, eps=cfg.eps)[0][:, 1]
         survives = draws.second < second / cfg.second_threshold
@@ -225,7 +231,9 @@ def _decide(
         tokens = int(s.shape[0]) if mask is None else int(xp.sum(xp.astype(mask, xp.int64)))
         n = capacity.places(cfg.capacity, tokens, cfg.n_experts, cfg.k)
         kept = capacity.keep(cfg.capacity, idx, chosen, kept, cfg.n_experts, n)
-    return idx, kept, load_
+        if cfg.capacity.renorm == "after":
+            counted = kept
+    return idx, kept, counted, load_
 
 
 def _count(idx: Array, alive: Array | None, experts: int) -> Array:

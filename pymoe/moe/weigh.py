@@ -4,7 +4,7 @@ Forward, v = s[idx] (T, K)::
 
     norm "none":  g = scale v
     norm "l1":    g = scale v / n,    n = Σ_j v_j + ε        (n = 0: g = 0)
-    a dropped choice has g = 0; it counts in Σ when the renormalisation comes before the drop, not after it
+    a dropped choice has g = 0; it counts in Σ when the renormalisation comes before the drop, not after it (``counted``)
 
 Backward, dg of a dropped choice is 0 (but its v still gets a share through n when it was counted)::
 
@@ -45,9 +45,9 @@ def forward(
     norm: str = "none",
     eps: float = 0.0,
     scale: float = 1.0,
-    after: bool = False,
+    counted: Array | None = None,
 ) -> tuple[Array, Cache]:
-    """g (T, K) from s (T, E), idx (T, K), kept (T, K) bool or None; ``after``: renormalise after the drop.
+    """g (T, K) from s (T, E), idx (T, K), kept (T, K) bool or None; counted: the choices in Σ, None all of them.
 
     >>> import numpy as np
     >>> forward(np.array([[0.5, 0.2, 0.3]]), np.array([[0, 2]]), norm="l1")[0]
@@ -55,7 +55,6 @@ def forward(
     """
     xp = namespace(s, idx)
     v = xp.take_along_axis(s, idx, axis=1)
-    counted = kept if after else None
     if counted is not None:
         v = xp.where(counted, v, xp.zeros_like(v))
     n = None

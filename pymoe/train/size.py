@@ -17,8 +17,7 @@ def dense_twin(cfg: LMConfig) -> LMConfig:
     """
     widths = [_active_width(b, cfg.d_model) for b in cfg.stack.blocks]
     d_ff = math.ceil(sum(widths) / len(widths))
-    moe = cfg.moe
-    form = cfg if moe is None else moe
+    form = cfg.moe_settings[0] if cfg.moe_settings else cfg
     return dataclasses.replace(cfg, moe=None, moe_layers="all", d_ff=d_ff, gated=form.gated, activation=form.activation)
 
 
@@ -36,9 +35,12 @@ def describe(cfg: LMConfig) -> str:
     text = f"{cfg.n_layers} layers, width {cfg.d_model}, {cfg.n_heads} heads, {cfg.vocab} tokens, context {cfg.context}"
     if not sparse:
         return f"dense transformer: {text}, feed-forward {cfg.d_ff}"
-    m = sparse[0]
+    experts = dict.fromkeys(_experts(m) for m in sparse)
+    layers = f"{len(sparse)} MoE layer{'s' if len(sparse) > 1 else ''}"
+    return f"sparse transformer: {text}; {layers}, each token goes to {', or '.join(experts)}"
+
+
+def _experts(m: MoEConfig) -> str:
     shared = f" + 1 shared of {m.d_shared}" if m.d_shared else ""
-    return (
-        f"sparse transformer: {text}; {len(sparse)} MoE layer{'s' if len(sparse) > 1 else ''}, each token "
-        f"goes to {m.k} of {m.n_experts} experts of {m.d_ff}{shared}"
-    )
+    tied = f" ({m.n_stored} stored)" if m.n_stored < m.n_experts else ""
+    return f"{m.k} of {m.n_experts} experts{tied} of {m.d_ff}{shared}"

@@ -25,13 +25,13 @@ def test_values() -> None:
     before = weigh.forward(S, IDX, KEPT, norm="l1")[0]
     assert np.allclose(before, KEPT * V / n, rtol=4 * U64)
     live = (KEPT * V).sum(1, keepdims=True)
-    after = weigh.forward(S, IDX, KEPT, norm="l1", after=True)[0]
+    after = weigh.forward(S, IDX, KEPT, norm="l1", counted=KEPT)[0]
     assert np.allclose(after, KEPT * V / np.where(live, live, 1), rtol=4 * U64)
 
 
 def test_the_survivor_of_a_half_dropped_token_gets_1_only_after_the_drop() -> None:
     s, idx, kept = np.array([[0.5, 0.3, 0.2]]), np.array([[0, 1]]), np.array([[True, False]])
-    assert weigh.forward(s, idx, kept, norm="l1", after=True)[0].tolist() == [[1.0, 0.0]]
+    assert weigh.forward(s, idx, kept, norm="l1", counted=kept)[0].tolist() == [[1.0, 0.0]]
     assert weigh.forward(s, idx, kept, norm="l1")[0].tolist() == [[0.625, 0.0]]
 
 
@@ -39,7 +39,7 @@ def test_nothing_to_share_out_is_zero_and_has_no_gradient() -> None:
     """All chosen scores underflowed, or all choices were dropped: 0, never 0/0."""
     g, cache = weigh.forward(np.zeros((2, 4)), np.array([[0, 1], [2, 3]]), norm="l1")
     assert not g.any() and not weigh.backward(np.ones((2, 2)), cache)[0].any()
-    g, cache = weigh.forward(S, IDX, np.zeros((7, 3), bool), norm="l1", after=True)
+    g, cache = weigh.forward(S, IDX, np.zeros((7, 3), bool), norm="l1", counted=np.zeros((7, 3), bool))
     assert not g.any() and not weigh.backward(np.ones((7, 3)), cache)[0].any()
 
 
@@ -47,7 +47,7 @@ def test_nothing_to_share_out_is_zero_and_has_no_gradient() -> None:
 @pytest.mark.parametrize("kept", [None, KEPT], ids=["all", "dropped"])
 @pytest.mark.parametrize("norm", [{}, {"norm": "l1"}, {"norm": "l1", "eps": 0.125}, {"norm": "l1", "scale": -2.5}])
 def test_gradcheck_with_controls(norm: dict[str, Any], kept: Any, after: bool) -> None:
-    assert verify.gradcheck(weigh, S, IDX, kept, after=after, controls=True, **norm).error <= 1e-13
+    assert verify.gradcheck(weigh, S, IDX, kept, counted=kept if after else None, controls=True, **norm).error <= 1e-13
 
 
 def test_g6_the_weighted_gradients_of_a_renormalised_row_cancel() -> None:
@@ -70,6 +70,6 @@ def test_a_dropped_choice_still_shares_in_the_sum_before_the_drop() -> None:
     ds = np.take_along_axis(weigh.backward(np.random.default_rng(0).standard_normal((7, 3)), cache)[0], IDX, 1)
     mixed = KEPT.any(1) & ~KEPT.all(1)
     assert mixed.any() and (ds[mixed][~KEPT[mixed]] != 0).all()
-    _, cache = weigh.forward(S, IDX, KEPT, norm="l1", after=True)
+    _, cache = weigh.forward(S, IDX, KEPT, norm="l1", counted=KEPT)
     ds = np.take_along_axis(weigh.backward(np.ones((7, 3)), cache)[0], IDX, 1)
     assert not ds[~KEPT].any()
