@@ -12,6 +12,7 @@ from pymoe.backend import tree
 from pymoe.backend.rng import generator
 from pymoe.models import lm
 from pymoe.models.lm import LMConfig
+from pymoe.storage import forms
 from pymoe.train import objective
 from pymoe.train.settings import TrainSettings
 
@@ -46,7 +47,7 @@ def check(
     window = min(settings.window, tokens // 2, len(ids) // 2 - 1)
     x = np.stack([ids[:window], ids[window : 2 * window]]).astype(np.int64)
     targets = np.stack([ids[1 : window + 1], ids[window + 1 : 2 * window + 1]]).astype(np.int64)
-    wide = tree.map(lambda a: a.astype(np.float64), p)
+    wide = tree.map(lambda a: a.astype(np.float64), forms.dense(p))
     draws = lm.draw(generator(seed, _DRAWS), cfg, *x.shape)
     at = (x, wide, cfg, targets, settings.loss_weights, draws)
     report = verify.directional(objective, *at, seed=seed, tolerance=TOLERANCE, directions=directions)

@@ -4,7 +4,7 @@ Forward, v = s[idx] (T, K)::
 
     norm "none":  g = scale v
     norm "l1":    g = scale v / n,    n = Σ_j v_j + ε        (n = 0: g = 0)
-    a dropped choice has g = 0; it counts in Σ when the renormalisation comes before the drop, not after it (``counted``)
+    a dropped choice has g = 0; it counts in Σ where ``counted`` says so (renormalised before the drop, or after it)
 
 Backward, dg of a dropped choice is 0 (but its v still gets a share through n when it was counted)::
 

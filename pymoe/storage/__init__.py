@@ -9,7 +9,7 @@
 array([20.,  3.])
 """
 
-from pymoe.storage import bsr, csr, delta, nm
+from pymoe.storage import bsr, csr, delta, forms, nm
 from pymoe.storage.bsr import BSR
 from pymoe.storage.csr import CSR
 from pymoe.storage.delta import Delta
@@ -17,4 +17,4 @@ from pymoe.storage.nm import NM
 from pymoe.storage.trees import join, split
 from pymoe.storage.weight import Weight
 
-__all__ = ["BSR", "CSR", "NM", "Delta", "Weight", "bsr", "csr", "delta", "join", "nm", "split"]
+__all__ = ["BSR", "CSR", "NM", "Delta", "Weight", "bsr", "csr", "delta", "forms", "join", "nm", "split"]

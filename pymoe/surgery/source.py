@@ -14,6 +14,7 @@ import numpy as np
 from pymoe import hf
 from pymoe.backend.errors import CheckpointError, ConfigError, DataError
 from pymoe.models.lm import LMConfig
+from pymoe.storage import forms
 from pymoe.train import data, job
 from pymoe.train.job import Job
 from pymoe.train.optim import OPTIMIZERS
@@ -58,7 +59,7 @@ def open_(place: str) -> Source:
             f"{place} is neither a run ({CHECKPOINT}) nor a Hugging Face folder (config.json): give one of them"
         )
     work, state = job.load(job.find(place))
-    return Source(place, work.model, state.p, state.masks, work, None)
+    return Source(place, work.model, forms.dense(state.p), state.masks | forms.masks(state.p), work, None)
 
 
 def text(source: Source, file: str | None) -> Text:

@@ -1,6 +1,6 @@
 """F6: training.  Optimisers, schedules, clipping, text and its batches, the loop, and what a run leaves behind.
 
-- ``step``, ``objective``, ``settings``: one optimiser step as a function of values; ``fit`` and ``evaluate`` loop;
+- ``step``, ``objective``, ``masking``, ``settings``: one optimiser step as a function of values; ``fit`` and ``evaluate`` loop;
 - ``optim``, ``schedule``, ``clip``: SGD, Adam, AdamW, the learning rate, the global norm;
 - ``data``, ``vocabulary``: text to ids to batches;
 - ``job``, ``run``, ``presets``, ``size``, ``kinds``, ``plots``: what the command keeps, chooses, counts and draws.
@@ -13,6 +13,7 @@ from pymoe.train import (
     fit,
     job,
     kinds,
+    masking,
     objective,
     optim,
     plots,
@@ -32,6 +33,7 @@ __all__ = [
     "fit",
     "job",
     "kinds",
+    "masking",
     "objective",
     "optim",
     "plots",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pymoe import storage
 from pymoe.backend.errors import CheckpointError, PymoeError
 from pymoe.io import checkpoint
 from pymoe.models.lm import LMConfig
-from pymoe.train import step, vocabulary
+from pymoe.storage import forms
+from pymoe.train import masking, step, vocabulary
 from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 from pymoe.train.vocabulary import Vocabulary
@@ -28,10 +31,16 @@ class Job:
     sha256: str  # of the text
     compare_dense: bool
     environment: dict[str, Any]  # versions and threads at the start: the same bits need the same ones
+    history: tuple[dict[str, Any], ...] = ()  # what was done to the model between trainings: pruned, split, merged
 
 
 def save(path: str, job: Job, state: State) -> None:
-    """Write job and state atomically."""
+    """Write job and state atomically.
+
+    Masks and a history stand in the file only where there are some.  A state with sparse stored weights
+    (``pymoe.storage``) is written as it is stored, without its optimiser: it is there to be used, not trained on.
+    """
+    arrays, templates = storage.split(state.p)
     meta = {
         "kind": "language model",
         "name": job.name,
@@ -43,7 +52,15 @@ def save(path: str, job: Job, state: State) -> None:
         "environment": job.environment,
         "step": state.step,
     }
-    checkpoint.save(path, checkpoint.pack(model=state.p, optimizer=state.slots), meta)
+    tensors = checkpoint.pack(model=arrays, optimizer={} if templates else state.slots, mask=state.masks)
+    if job.history:
+        meta["history"] = list(job.history)
+    if templates:
+        meta["stored"] = {name: forms.describe(w) for name, w in templates.items()}
+        for name, w in templates.items():
+            tensors |= {f"model.{name}.{part}": a for part, a in forms.arrays(w).items()}
+            tensors.pop(f"mask.{name}", None)  # the structure says it
+    checkpoint.save(path, tensors, meta)
 
 
 def load(path: str) -> tuple[Job, State]:
@@ -59,19 +76,42 @@ def load(path: str) -> tuple[Job, State]:
             meta["data"]["sha256"],
             meta["compare_dense"],
             meta["environment"],
+            tuple(meta.get("history", ())),
         )
+        stored = dict(meta.get("stored", {}))
         done = meta["step"]
     except (KeyError, TypeError, ValueError, AttributeError, PymoeError) as error:
         raise CheckpointError(f"{path}: its settings cannot be read by this version of pymoe: {error}") from None
     if job.model.vocab != job.vocabulary.size:
         raise CheckpointError(f"{path}: {job.vocabulary.size} characters for a model of {job.model.vocab} tokens")
     like = step.start(job.settings, job.model)
+    weights = {name: _stored(tensors, name, said, path) for name, said in stored.items()}
+    for name, w in weights.items():
+        tensors = {n: a for n, a in tensors.items() if not n.startswith(f"model.{name}.")}
+        tensors[f"model.{name}"] = w  # type: ignore[assignment]  # has the shape and dtype that are compared
     p = checkpoint.unpack(tensors, "model", like.p, path)
-    slots = checkpoint.unpack(tensors, "optimizer", like.slots, path)
-    extra = sorted(n for n in tensors if not n.startswith(("model.", "optimizer.")))
+    slots = {} if stored else checkpoint.unpack(tensors, "optimizer", like.slots, path)
+    masks = {n.removeprefix("mask."): a for n, a in tensors.items() if n.startswith("mask.")}
+    extra = sorted(n for n in tensors if not n.startswith(("model.", "optimizer.", "mask.")))
     if extra:
         raise CheckpointError(f"{path}: not a checkpoint of a language model: it also holds {extra[:3]}")
-    return job, State(done, p, slots)
+    try:
+        masking.check(p, masks)
+    except PymoeError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    wrong = masking.broken(p, masks)
+    if wrong is not None:
+        raise CheckpointError(f"{path}: {wrong} is not 0 where its mask says that it is pruned: use another copy")
+    return job, State(done, p, slots, masks)
+
+
+def _stored(tensors: Mapping[str, Any], name: str, said: Any, path: str) -> storage.Weight:
+    """The sparse stored weight ``name``; CheckpointError if its arrays are not what the settings say."""
+    prefix = f"model.{name}."
+    try:
+        return forms.restore(said, {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)})
+    except (PymoeError, TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: the stored weight {name} is damaged: {error}") from None
 
 
 def find(place: str) -> str:

@@ -3,7 +3,7 @@
 Gradient accumulation: the rows of a step are split into micro-batches and their gradients averaged.  Cross-entropy
 and z-loss are means over tokens, so that changes nothing but rounding; a balance loss is a product of two means and is
 taken *within each micro-batch* (its mean over them is minimised), which balances more strictly than over the whole
-batch.  The bias update counts the load of the whole step.
+batch.  The bias update counts the load of the whole step.  Pruned weights (``masking``) are 0 and stay 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import NonFiniteError
 from pymoe.backend.rng import generator
 from pymoe.models import lm
-from pymoe.train import clip, data, objective
+from pymoe.train import clip, data, masking, objective
+from pymoe.train.masking import Masks
 from pymoe.train.settings import TrainSettings
 
 _DRAWS = 2  # the key of this use of the generator (data.py has 1)
@@ -30,6 +31,7 @@ class State(NamedTuple):
     step: int  # updates done
     p: dict[str, Any]
     slots: dict[str, Any]  # of the optimiser
+    masks: Masks = {}  # of pruned tensors, by flat name, True = the weight lives; {}: nothing is pruned
 
 
 class Measured(NamedTuple):
@@ -56,6 +58,7 @@ def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) ->
         for name, value in out.parts.items():
             parts[name] = parts.get(name, 0.0) + float(value) / s.micro_batches
         loads.append([to_numpy(r.load) for r in out.routing if r is not None])
+    total = masking.apply(total, state.masks)
     clipped, norm = clip.by_global_norm(total, s.clip) if s.clip else (total, clip.norm(total))
     if not (math.isfinite(norm) and all(math.isfinite(v) for v in parts.values())):
         raise NonFiniteError(
@@ -64,8 +67,9 @@ def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) ->
         )
     p, slots = s.update(state.p, clipped, state.slots, state.step)
     load = [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)]
-    p = move_selection_bias(p, load, s.bias_rate)
-    return State(state.step + 1, p, slots), Measured(parts, s.rate(state.step), norm, [n.tolist() for n in load])
+    p = move_selection_bias(masking.apply(p, state.masks), load, s.bias_rate)
+    following = State(state.step + 1, p, masking.slots(slots, state.masks), state.masks)
+    return following, Measured(parts, s.rate(state.step), norm, [n.tolist() for n in load])
 
 
 def move_selection_bias(p: dict[str, Any], load: list[np.ndarray], rate: float) -> dict[str, Any]:

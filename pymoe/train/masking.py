@@ -1,0 +1,76 @@
+"""Weights that stay zero while the others learn: the masks of a training state, by flat name, True = the weight lives.
+
+With w̃ = m ⊙ w the loss sees w̃, so::
+
+    forward      w̃ = w                 pruned entries of w are exactly 0 already
+    backward     dw = m ⊙ dw̃          before the norm is taken and clipped
+    update       w <- m ⊙ update(w)    momentum and moments of pruned entries are 0 too: ``start`` makes them so
+
+Sources: Zhu and Gupta, arXiv:1710.01878, section 3; invariant G11 (the backward of the pruned is the mask times the
+backward of the dense at the masked weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pymoe.backend import namespace, tree
+from pymoe.backend.errors import DtypeError, ShapeError
+from pymoe.backend.namespace import Array
+from pymoe.backend.tree import Tree
+
+Masks = dict[str, Array]
+
+
+def check(p: Tree, masks: Mapping[str, Array]) -> None:
+    """ShapeError or DtypeError unless every mask is a bool array of the shape of a tensor of ``p``."""
+    flat = tree.flatten(p)
+    for name, mask in masks.items():
+        if name not in flat:
+            raise ShapeError(f"there is a mask for {name!r}, and the model has no such tensor")
+        if tuple(mask.shape) != tuple(flat[name].shape):
+            raise ShapeError(f"the mask of {name} must have shape {tuple(flat[name].shape)}, got {tuple(mask.shape)}")
+        if not namespace(mask).isdtype(mask.dtype, "bool"):
+            raise DtypeError(f"the mask of {name} must be bool, True where the weight lives, got {mask.dtype}")
+
+
+def apply(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
+    """``values`` (parameters, gradients, moments) with exact zeros at the pruned places, whatever stood there.
+
+    >>> apply({"w": np.array([1.0, np.inf]), "b": np.ones(1)}, {"w": np.array([True, False])})
+    {'w': array([1., 0.]), 'b': array([1.])}
+    """
+    if not masks:
+        return dict(values)
+    return _apply(values, masks, "")
+
+
+def _apply(values: Tree, masks: Mapping[str, Array], prefix: str) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            made[key] = _apply(value, masks, f"{name}.")
+        elif name in masks:
+            xp = namespace(value)
+            made[key] = xp.where(masks[name], value, xp.zeros_like(value))
+        else:
+            made[key] = value
+    return made
+
+
+def slots(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
+    """The optimiser's trees (m, v, ...), each masked: a moment of a pruned weight would move it again."""
+    return {name: apply(moments, masks) if isinstance(moments, Mapping) else moments for name, moments in values.items()}
+
+
+def broken(p: Tree, masks: Mapping[str, Array]) -> str | None:
+    """The name of a tensor that is not 0 where its mask says so; None if all are."""
+    flat = tree.flatten(p)
+    for name, mask in masks.items():
+        if np.any(np.asarray(flat[name])[~np.asarray(mask)] != 0):
+            return name
+    return None
