@@ -44,7 +44,9 @@ def tuned(made):
     return state.p
 
 
-which = list(compress.candidates(cfg, [0.5, 0.75], ["random", "magnitude", "wanda", "sparsegpt"], ["frequency", "reap"]))
+which = list(
+    compress.candidates(cfg, [0.5, 0.75], ["random", "magnitude", "wanda", "sparsegpt"], ["frequency", "reap"])
+)
 rows = compress.run(
     state.p,
     cfg,

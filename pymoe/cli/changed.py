@@ -93,11 +93,19 @@ def tune(
 
 def tuning_settings(args: argparse.Namespace, origin: Source, text: Text) -> TrainSettings:
     """The run's own settings, shorter and gentler."""
-    base = origin.job.settings if origin.job is not None else TrainSettings(steps=1, rows=8, window=text.window, lr=1e-4)
+    base = (
+        origin.job.settings if origin.job is not None else TrainSettings(steps=1, rows=8, window=text.window, lr=1e-4)
+    )
     lr = args.lr if args.lr is not None else base.lr / 4
     steps = max(args.finetune, 1)
     return dataclasses.replace(
-        base, steps=steps, lr=lr, floor=lr / 10, warmup=min(20, steps // 5), eval_every=max(1, steps // 3), seed=args.seed
+        base,
+        steps=steps,
+        lr=lr,
+        floor=lr / 10,
+        warmup=min(20, steps // 5),
+        eval_every=max(1, steps // 3),
+        seed=args.seed,
     )
 
 

@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
     by_weight = _methods("--weights", args.weights, tuple(m for m in weights.METHODS if m != "movement"))
     by_expert = _methods("--experts", args.experts, experts.METHODS)
     if args.report and not importlib.util.find_spec("matplotlib"):
-        raise MissingExtraError(f"--report draws with matplotlib, which is not installed: {install('plot')}, or leave it out")
+        raise MissingExtraError(
+            f"--report draws with matplotlib, which is not installed: {install('plot')}, or leave it out"
+        )
     origin = changed.opened(args, args.source)
     if origin.masks:
         raise ConfigError(f"{origin.place} is pruned already: compress starts from a model that is not")

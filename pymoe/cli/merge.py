@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     first = origins[0]
     for other in origins[1:]:
         if other.cfg != first.cfg:
-            raise ConfigError(f"{other.place} has another architecture than {first.place}: only equal ones can be merged")
+            raise ConfigError(
+                f"{other.place} has another architecture than {first.place}: only equal ones can be merged"
+            )
     needs = args.how in surgery.GROUPINGS or args.how == "soup" or args.finetune
     text = None if first.job is None and args.text is None and not needs else source.text(first, args.text)
     with changed.place(first.place, args.how, args.out) as folder:

@@ -8,7 +8,9 @@ import argparse
 def _common(parser: argparse.ArgumentParser, *, text: str) -> None:
     parser.add_argument("--text", metavar="FILE", help=f"calibration text, UTF-8, plain or gzip ({text})")
     parser.add_argument("--windows", type=int, default=64, metavar="N", help="windows of it to calibrate on (64)")
-    parser.add_argument("--out", metavar="DIR", help="the new folder (default: beside the old one, named by the method)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the new folder (default: beside the old one, named by the method)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
 
 
@@ -34,7 +36,9 @@ def prune(parser: argparse.ArgumentParser) -> None:
         default="unstructured",
         help="of weights: unstructured, rows, columns, heads, N:M as 2:4, RxC blocks as 32x32 (unstructured)",
     )
-    parser.add_argument("--scope", help="who competes with whom: row, matrix, tensor, model (row for wanda, else matrix)")
+    parser.add_argument(
+        "--scope", help="who competes with whom: row, matrix, tensor, model (row for wanda, else matrix)"
+    )
     parser.add_argument("--what", default="experts", help="which matrices: experts, feed-forward, all (experts)")
     parser.add_argument(
         "--schedule",

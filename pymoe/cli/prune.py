@@ -14,7 +14,7 @@ from pymoe.backend.rng import generator
 from pymoe.cli import changed
 from pymoe.cli.bar import Bar
 from pymoe.sparsity import masks as mask_rules
-from pymoe.surgery import experts, measure, movement, source, targets, weights
+from pymoe.surgery import experts, measure, movement, schedules, source, targets, weights
 from pymoe.surgery.source import Source, Text
 from pymoe.surgery.weights import Pattern
 
@@ -40,12 +40,15 @@ def run(args: argparse.Namespace) -> int:
         record |= changed.table((origin.cfg, origin.p, origin.masks, before), (cfg, p, masks, after))
         if args.finetune:
             assert text is not None
-            p, masks = _trained(args, origin, cfg, p, masks, text, record, folder.folder, pattern)
+            p, masks = _trained(args, origin, cfg, p, masks, text, record, folder.folder)
             tuned = changed.held_out(cfg, p, text)
             print(f"after {args.finetune} steps of masked fine-tuning: held-out loss {tuned:.4f}")
             record["tuned"] = tuned
         kept = measure.stored(p, masks, args.store, nm=pattern.nm, block=pattern.block)
-        if not (args.finetune and origin.job is not None and args.store == "dense"):
+        kept_already = (
+            args.finetune and args.schedule == "one-shot" and origin.job is not None and args.store == "dense"
+        )
+        if not kept_already:
             source.write(origin, folder.folder, cfg, kept, masks, record)
         changed.record_file(folder.folder, "prune.json", record)
         changed.next_lines(folder.folder, origin)
@@ -120,6 +123,11 @@ def _prune(
         if not names:
             raise ConfigError("--pattern heads prunes attention heads: say --what all")
     if args.schedule != "one-shot":
+        if args.method != "magnitude" or pattern.kind != "unstructured" or origin.masks:
+            raise ConfigError(
+                f"--schedule {args.schedule} prunes single weights by magnitude, from a model that is not pruned: say "
+                "--method magnitude and leave --pattern out"
+            )
         if not args.finetune:
             raise ConfigError(f"--schedule {args.schedule} changes masks while it trains: give --finetune STEPS")
         return cfg, p, dict(origin.masks), {}
@@ -128,7 +136,9 @@ def _prune(
     score = None
     if args.method == "movement":
         assert text is not None
-        tuning = changed.tuning_settings(argparse.Namespace(**{**vars(args), "finetune": args.score_steps}), origin, text)
+        tuning = changed.tuning_settings(
+            argparse.Namespace(**{**vars(args), "finetune": args.score_steps}), origin, text
+        )
         with Bar("scoring", tuning.steps) as bar:
             p, score = movement.train(p, cfg, names, text.train, tuning, bar.step)
     with Bar("pruning") as bar:
@@ -164,9 +174,15 @@ def _trained(
     text: Text,
     record: dict[str, Any],
     folder: str,
-    pattern: Pattern,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fine-tuned parameters and the masks at the end: fixed ones, or those of the schedule."""
     if args.schedule == "one-shot":
         return changed.tune(args, origin, cfg, p, masks, text, record, folder), masks
-    raise NotImplementedError
+    settings = changed.tuning_settings(args, origin, text)
+    names = targets.names(p, args.what)
+    with Bar(f"training ({args.schedule})", settings.steps) as bar:
+        state = schedules.train(
+            p, cfg, names, text.train, settings, schedule=args.schedule, sparsity=args.sparsity, changes=args.rounds,
+            watch=bar.step,
+        )  # fmt: skip
+    return state.p, dict(state.masks)

@@ -156,7 +156,9 @@ def run(
         tuned = None if tune is None else loss(made.cfg, tune(made))
         share = gone(cfg, p, made)
         before = loss(made.cfg, made.p)
-        rows.append(Row(c.label, c.family, c.level, share, size.parameters, size.active, size.bytes, before, tuned, 0.0))
+        rows.append(
+            Row(c.label, c.family, c.level, share, size.parameters, size.active, size.bytes, before, tuned, 0.0)
+        )
         models[f"{c.label} {c.level}"] = (made.cfg, kept)
     say("speed")
     speeds = measure.tokens_per_second(models, speed_on)

@@ -135,4 +135,3 @@ def _with_mlp(p: dict[str, Any], layer: int, mlp: dict[str, Any]) -> dict[str, A
 def _cut(p: dict[str, Any], layer: int, m: MoEConfig, ids: Any) -> tuple[dict[str, Any], MoEConfig]:
     cut, smaller = experts.cut(_mlp(p, layer), m, ids)
     return _with_mlp(p, layer, cut), smaller
-

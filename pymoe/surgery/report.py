@@ -59,9 +59,7 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         if tuned:
             best = min(tuned, key=lambda row: row.tuned if row.tuned is not None else 0.0)
             gain = best.loss - (best.tuned or 0.0)
-            said.append(
-                f"        after fine-tuning: {best.label}, {best.tuned:.4f} (fine-tuning gave back {gain:.4f})"
-            )
+            said.append(f"        after fine-tuning: {best.label}, {best.tuned:.4f} (fine-tuning gave back {gain:.4f})")
     return said
 
 

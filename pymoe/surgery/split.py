@@ -124,4 +124,6 @@ def _importance(p: dict[str, Any], cfg: LMConfig, ff: FeedForwardConfig, layer: 
     """
     name = f"layers.{layer}.mlp.down_proj"
     w = to_numpy(p["layers"][str(layer)]["mlp"]["down_proj"]).astype(np.float64)
-    return sum((np.abs((w * g[name]).sum(0)) for g in calibration.batch_gradients(p, cfg, text, [name])), np.zeros(ff.d_ff))
+    return sum(
+        (np.abs((w * g[name]).sum(0)) for g in calibration.batch_gradients(p, cfg, text, [name])), np.zeros(ff.d_ff)
+    )

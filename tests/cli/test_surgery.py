@@ -83,14 +83,20 @@ def test_pruned_weights(method, trained, tmp_path, capsys, unchanged):
 @pytest.mark.parametrize("method", experts.METHODS)
 def test_pruned_experts(method, trained, tmp_path, capsys, unchanged):
     out = tmp_path / "out"
-    assert main(["prune", str(trained / "run"), "--method", method, "--sparsity", "0.4", *CALIBRATE, "--out", str(out)]) == 0
+    assert (
+        main(["prune", str(trained / "run"), "--method", method, "--sparsity", "0.4", *CALIBRATE, "--out", str(out)])
+        == 0
+    )
     work, state = loaded(out)
     assert work.model.moe.n_experts == 3 and state.p["layers"]["0"]["mlp"]["router"]["weight"].shape[0] == 3
     assert main(["verify", str(out), "--directions", "1"]) == 0
 
 
 def test_units_and_skipping(trained, tmp_path, capsys, unchanged):
-    assert main(["prune", str(trained / "run"), "--method", "units", "--sparsity", "0.25", "--out", str(tmp_path / "u")]) == 0
+    assert (
+        main(["prune", str(trained / "run"), "--method", "units", "--sparsity", "0.25", "--out", str(tmp_path / "u")])
+        == 0
+    )
     assert loaded(tmp_path / "u")[0].model.moe.d_ff == 9
     assert main(["prune", str(trained / "run"), "--method", "skip", *CALIBRATE, "--out", str(tmp_path / "s")]) == 0
     work, _ = loaded(tmp_path / "s")
@@ -98,7 +104,9 @@ def test_units_and_skipping(trained, tmp_path, capsys, unchanged):
     assert main(["verify", str(tmp_path / "s"), "--directions", "1"]) == 0
 
 
-@pytest.mark.parametrize("pattern, what", [("2:4", "experts"), ("rows", "experts"), ("4x4", "experts"), ("heads", "all")])
+@pytest.mark.parametrize(
+    "pattern, what", [("2:4", "experts"), ("rows", "experts"), ("4x4", "experts"), ("heads", "all")]
+)
 def test_patterns(pattern, what, trained, tmp_path, unchanged):
     out = tmp_path / "out"
     options = ["--method", "magnitude", "--pattern", pattern, "--what", what, "--out", str(out)]
@@ -128,7 +136,18 @@ def test_finetuning_gives_back_and_keeps_the_zeros(trained, tmp_path, capsys, un
 @pytest.mark.parametrize("schedule", ["gradual", "lottery", "rigl"])
 def test_schedules(schedule, trained, tmp_path, capsys, unchanged):
     out = tmp_path / "out"
-    options = ["--method", "magnitude", "--sparsity", "0.8", "--schedule", schedule, "--rounds", "2", "--finetune", "12"]
+    options = [
+        "--method",
+        "magnitude",
+        "--sparsity",
+        "0.8",
+        "--schedule",
+        schedule,
+        "--rounds",
+        "2",
+        "--finetune",
+        "12",
+    ]
     assert main(["prune", str(trained / "run"), *options, "--out", str(out)]) == 0
     _, state = loaded(out)
     for name, mask in state.masks.items():
@@ -233,7 +252,12 @@ def test_compress(trained, tmp_path, capsys, unchanged):
     rows = json.loads((out / "compress.json").read_text())["rows"]
     assert rows[0]["label"] == "as it is" and len(rows) >= 5
     for row in rows[1:]:
-        assert 0.39 < row["zeros"] < 0.61 and row["speed"] > 0 and np.isfinite(row["loss"]) and row["tuned"] < row["loss"] + 0.1
+        assert (
+            0.39 < row["zeros"] < 0.61
+            and row["speed"] > 0
+            and np.isfinite(row["loss"])
+            and row["tuned"] < row["loss"] + 0.1
+        )
     image = pytest.importorskip("matplotlib.image")
     assert image.imread(out / "compress.png").std() > 0.05
     assert (out / "compress.csv").read_text().count("\n") == len(rows) + 1

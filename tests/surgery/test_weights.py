@@ -112,7 +112,9 @@ def test_an_expert_without_tokens_is_pruned_by_magnitude():
     router = flat["layers.0.mlp.router.weight"].copy()
     router[3] = 0
     router[[0, 1, 2, 4]] *= 1e-9
-    bias = dataclasses.replace(cfg, moe=dataclasses.replace(cfg.moe, router=dataclasses.replace(cfg.moe.router, bias=True)))
+    bias = dataclasses.replace(
+        cfg, moe=dataclasses.replace(cfg.moe, router=dataclasses.replace(cfg.moe.router, bias=True))
+    )
     flat["layers.0.mlp.router.weight"] = router
     flat["layers.0.mlp.router.bias"] = np.array([0.0, 0, 0, -50, 0])
     q = tree.unflatten(flat)
