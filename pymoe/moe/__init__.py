@@ -7,6 +7,7 @@
 >>> dx, dp = pymoe.moe.backward(np.ones((3, 8)), cache)
 """
 
+from pymoe.moe import stored
 from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
 from pymoe.moe.draws import Draws, draw
 from pymoe.moe.layer import Cache, Output, backward, forward
@@ -27,4 +28,5 @@ __all__ = [
     "draw",
     "forward",
     "init",
+    "stored",
 ]

@@ -16,24 +16,25 @@ Backward.  With dh'_r = W_d[e]ᵀ dy_t (not yet weighted) the gradient of the we
     dx_t    = Σ_j W_gu[e]ᵀ da_{slot(t, j)}
 
 Kept: x, a and the plan, that is T·D + N·2F numbers (and the router its T·E scores); nothing is ever (T, E, C).  An
-expert without rows gets exactly 0.  Cost: 3 N D F multiply-adds forward (gated), twice that backward.  Sources:
-arXiv:1701.06538 eq. 1, arXiv:2002.05202.
+expert without rows gets exactly 0.  Cost: 3 N D F multiply-adds forward (gated), twice that backward; for matrices that
+are a ``storage.Weight`` the stored values take the place of D F.  Sources: arXiv:1701.06538 eq. 1, arXiv:2002.05202.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pymoe import kernels
 from pymoe.backend import namespace
 from pymoe.backend.namespace import Array
+from pymoe.moe import grouped
 from pymoe.moe.plan import Plan
 
 
 class Cache(NamedTuple):
     x: Array  # (T, D)
-    p: Mapping[str, Array]
+    p: Mapping[str, Any]  # arrays; a matrix may be a storage.Weight
     plan: Plan
     a: Array  # (N, 2F) or (N, F) pre-activations
     g: Array  # (T, K) combine weights
@@ -46,7 +47,7 @@ def names(gated: bool) -> tuple[str, str]:
     return ("gate_up_proj" if gated else "up_proj"), "down_proj"
 
 
-def forward(x: Array, g: Array, p: Mapping[str, Array], plan: Plan, *, act: str, gated: bool) -> tuple[Array, Cache]:
+def forward(x: Array, g: Array, p: Mapping[str, Any], plan: Plan, *, act: str, gated: bool) -> tuple[Array, Cache]:
     """y (T, D) from x (T, D), g (T, K): each token through its kept experts, weighted.  A dropped token gets 0.
 
     >>> import numpy as np
@@ -58,21 +59,21 @@ def forward(x: Array, g: Array, p: Mapping[str, Array], plan: Plan, *, act: str,
            [10.]])
     """
     up, down = names(gated)
-    xp = namespace(x, p[up])
+    xp = namespace(x)
     kernel = kernels.of(x)
     expert = None
-    a = kernel.grouped_linear(kernel.gather(x, plan.token), p[up], plan.start)
+    a = grouped.linear(kernel.gather(x, plan.token), p[up], plan.start)
     if up + "_bias" in p:
         expert = _expert_of_rows(plan)
         a = a + xp.take(p[up + "_bias"], expert, axis=0)
     h = kernel.glu_forward(a, act) if gated else kernel.act_forward(a, act)
-    o = kernel.grouped_linear(h, p[down], plan.start)
+    o = grouped.linear(h, p[down], plan.start)
     if expert is not None:
         o = o + xp.take(p[down + "_bias"], expert, axis=0)
     return kernel.combine(o, g, plan.slot), Cache(x, p, plan, a, g, expert, act)
 
 
-def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
+def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Any]]:
     """dx (T, D) and {"g": dg (T, K), and a gradient for each parameter}.
 
     >>> import numpy as np
@@ -92,18 +93,18 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     up, down = names(gated)
     weight = xp.take(xp.reshape(g, (-1,)), plan.pair)  # (N,) g_r
     dy_rows = kernel.gather(dy, plan.token)
-    dh = kernel.grouped_linear_dx(dy_rows, p[down], plan.start)  # dh' = W_dᵀ dy
+    dh = grouped.linear_dx(dy_rows, p[down], plan.start)  # dh' = W_dᵀ dy
     weighted = kernel.weighted_glu_backward if gated else kernel.weighted_act_backward
     da, gh, dg_rows = weighted(dh, a, weight, act)  # da, g h, ⟨dh', h⟩
-    dp = {down: kernel.grouped_linear_dw(dy_rows, gh, plan.start)}  # Σ dy ⊗ (g h)
+    dp: dict[str, Any] = {down: grouped.linear_dw(dy_rows, gh, p[down], plan.start)}  # Σ dy ⊗ (g h)
     if expert is not None:
         bias = p[down + "_bias"]
         dg_rows = dg_rows + kernel.grouped_linear(dy_rows, bias[:, None, :], plan.start)[:, 0]  # ⟨dy, b_d⟩
         dp[down + "_bias"] = kernel.segment_sum(weight[:, None] * dy_rows, plan.start)
         dp[up + "_bias"] = kernel.segment_sum(da, plan.start)
     del dy_rows, dh, gh  # the peak of memory is here: what follows needs only da
-    dp[up] = kernel.grouped_linear_dw(da, kernel.gather(x, plan.token), plan.start)  # Σ da ⊗ x
-    dx = kernel.combine(kernel.grouped_linear_dx(da, p[up], plan.start), None, plan.slot)
+    dp[up] = grouped.linear_dw(da, kernel.gather(x, plan.token), p[up], plan.start)  # Σ da ⊗ x
+    dx = kernel.combine(grouped.linear_dx(da, p[up], plan.start), None, plan.slot)
     dg = kernel.combine(dg_rows[:, None], None, xp.reshape(plan.slot, (-1, 1)))  # back to (t, j); dropped: 0
     return dx, {"g": xp.reshape(dg, g.shape), **dp}
 

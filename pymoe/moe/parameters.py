@@ -13,6 +13,8 @@ experts.down_proj               (E, D, F)
 shared.<the same>               without E, F = d_shared        ``d_shared > 0``
 <...>_proj_bias                 without the last axis          ``bias``
 =============================== ============================== ====================================================
+
+The matrices of the experts and of the shared one may be a ``storage.Weight`` of that shape.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import tree
-from pymoe.backend.errors import ShapeError, check_shape
+from pymoe.backend.errors import DtypeError, ShapeError, check_shape
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.experts import names
+from pymoe.storage import Weight
 
 
 def shapes(cfg: MoEConfig) -> dict[str, tuple[int, ...]]:
@@ -86,3 +89,5 @@ def check(p: Mapping[str, Any], cfg: MoEConfig) -> None:
     for name, shape in expected.items():
         if tuple(flat[name].shape) != shape:
             check_shape(name, flat[name], shape)
+        if isinstance(flat[name], Weight) and not name.endswith("_proj"):
+            raise DtypeError(f"only the matrices of experts may be stored weights; {name} must be an array: w.dense()")
