@@ -72,7 +72,7 @@ def text(source: Source, file: str | None) -> Text:
         raise ConfigError(f"{source.place} does not say what it was trained on: give a calibration text with --text")
     if source.tokenizer is None:
         raise CheckpointError(f"{source.place} has no tokenizer.json: a text cannot be turned into its tokens")
-    ids = np.asarray(source.tokenizer.encode(data.read(file)).ids, dtype=np.int64)
+    ids = source.tokenizer.encode(data.read(file))
     window = min(WINDOW, source.cfg.context)
     n = int(len(ids) * 0.9)
     if min(n, len(ids) - n) < window + 1:
