@@ -65,7 +65,8 @@ class BSR(Weight):
         return int(self.data.shape[1]), int(self.data.shape[2])
 
     def expert(self, e: int) -> BSR:
-        lo, hi, indices, indptr = self.__dict__["_pieces"][self._index(e)]
+        e = self._index(e)
+        lo, hi, indices, indptr = self.__dict__["_pieces"][e]
         return self._replaced(data=self.data[lo:hi, :, :], indices=indices, indptr=indptr, shape=self.shape[1:])
 
     def _spread(self, data: Array) -> Array:

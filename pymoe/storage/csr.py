@@ -59,7 +59,8 @@ class CSR(Weight):
             object.__setattr__(self, "_pieces", pieces(self.indices, self.indptr, self.shape[0]))
 
     def expert(self, e: int) -> CSR:
-        lo, hi, indices, indptr = self.__dict__["_pieces"][self._index(e)]
+        e = self._index(e)
+        lo, hi, indices, indptr = self.__dict__["_pieces"][e]
         return self._replaced(data=self.data[lo:hi], indices=indices, indptr=indptr, shape=self.shape[1:])
 
     def _places(self) -> Array:
