@@ -1,0 +1,1 @@
+"""Independent versions of the pruning methods, written from the papers as plain loops; none imports pymoe."""
