@@ -71,15 +71,15 @@ def merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--how",
         default="m-smoe",
-        help="one model: m-smoe, hc-smoe, to-dense; several: uniform, soup, arithmetic, ties, dare, slerp, multislerp, "
-        "btx (m-smoe)",
+        help="one model: m-smoe, hc-smoe, to-dense; several: uniform, soup, arithmetic, ties, dare, dare-ties, slerp, "
+        "multislerp, btx (m-smoe)",
     )
     parser.add_argument("--groups", type=int, metavar="G", help="experts that stay in every layer (half of them)")
     parser.add_argument(
         "--average", default="frequency", help="uniform, frequency, fisher, regmean, ties, zipit (frequency)"
     )
     parser.add_argument("--no-align", action="store_true", help="do not permute hidden units to match first")
-    parser.add_argument("--base", metavar="MODEL", help="arithmetic, ties, dare: what the models were tuned from")
+    parser.add_argument("--base", metavar="MODEL", help="arithmetic, ties, dare, dare-ties: what the models were tuned from")
     parser.add_argument("--density", type=float, default=0.2, help="ties, dare: share of each difference kept (0.2)")
     parser.add_argument("--scale", type=float, default=1.0, help="arithmetic, ties, dare: of the summed difference (1)")
     parser.add_argument("--t", type=float, default=0.5, help="slerp: how far from the first to the second (0.5)")

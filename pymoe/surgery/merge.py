@@ -25,7 +25,8 @@ from pymoe.surgery.experts import moe_layers, with_layers
 
 GROUPINGS = ("m-smoe", "hc-smoe")
 AVERAGES = ("uniform", "frequency", "fisher", "regmean", "ties", "zipit")
-MODELS = ("uniform", "arithmetic", "ties", "dare", "slerp", "multislerp", "btx")
+DIFFERENCES = ("arithmetic", "ties", "dare", "dare-ties")
+MODELS = ("uniform", *DIFFERENCES, "slerp", "multislerp", "btx")
 
 
 class Merged(NamedTuple):
@@ -115,8 +116,8 @@ def models(
 ) -> Merged:
     """Several models of one architecture as one.
 
-    uniform: the mean (or by ``weights``); arithmetic, ties, dare: differences to ``base`` summed, trimmed or dropped;
-    slerp: two models, at ``t``; multislerp: any number; btx: dense models side by side as experts.
+    uniform: the mean (or by ``weights``); arithmetic, ties, dare, dare-ties: differences to ``base`` summed, trimmed,
+    dropped; slerp: two models, at ``t``; multislerp: any number; btx: dense models side by side as experts.
     """
     if how not in MODELS:
         raise ConfigError(f"how must be one of {MODELS}, got {how!r}")
@@ -130,7 +131,7 @@ def models(
         unlike = [n for n in flats[0] if n not in other or other[n].shape != flats[0][n].shape]
         if unlike or other.keys() != flats[0].keys():
             raise ConfigError(f"the models differ in architecture, e.g. in {(unlike or sorted(other))[0]!r}")
-    if how in ("arithmetic", "ties", "dare") and base is None:
+    if how in DIFFERENCES and base is None:
         raise ConfigError(f"{how!r} merges differences to a common base model: give it (--base)")
     if how == "slerp" and len(trees) != 2:
         raise ConfigError(f"slerp goes from one model to another: give two, got {len(trees)}; multislerp takes more")
@@ -142,12 +143,15 @@ def models(
         if how == "uniform":
             value = fuse.average.weighted([{"w": a} for a in these], each)["w"]
         elif how == "arithmetic":
-            value = start[name] + scale * sum(a - start[name] for a in these)
+            value = fuse.ties.arithmetic(start[name], these, weights=weights, scale=scale)
         elif how == "ties":
             value = fuse.ties.merge(start[name], these, density=density, weights=weights, scale=scale)
-        elif how == "dare":
-            drops = [fuse.dare.drop(rng, a - start[name], 1 - density)[0] for a in these]
-            value = start[name] + scale * sum(w * d for w, d in zip(each, drops, strict=True))
+        elif how in ("dare", "dare-ties"):
+            drops = [fuse.dare.drop(rng, d, 1 - density)[0] for d in fuse.ties.differences(start[name], these)]
+            if how == "dare":
+                value = start[name] + scale * sum(drops)
+            else:
+                value = fuse.ties.elect(start[name], drops, weights=weights, scale=scale)
         elif how == "slerp":
             value = fuse.slerp(*these, t)
         else:

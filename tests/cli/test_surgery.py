@@ -227,14 +227,14 @@ def test_to_dense_and_back(trained, tmp_path, capsys, unchanged):
     assert main(["split", str(out), "--experts", "3", "--out", str(tmp_path / "again")]) == 0
 
 
-@pytest.mark.parametrize("how", ["uniform", "soup", "slerp", "multislerp", "ties", "dare", "arithmetic", "btx"])
+@pytest.mark.parametrize("how", ["uniform", "soup", "slerp", "multislerp", "ties", "dare", "dare-ties", "arithmetic", "btx"])
 def test_merged_models(how, trained, tmp_path, capsys, unchanged):
     out = tmp_path / "out"
     first = trained / "run" / "dense"
     second, base = tmp_path / "second", tmp_path / "base"
     for folder, seed in ((second, "1"), (base, "2")):
         assert main(["train", *SMALL, "--steps", "2", "--seed", seed, "--compare-dense", "--out", str(folder)]) == 0
-    options = ["--base", str(base / "dense")] if how in ("ties", "dare", "arithmetic") else []
+    options = ["--base", str(base / "dense")] if how in ("ties", "dare", "dare-ties", "arithmetic") else []
     assert main(["merge", str(first), str(second / "dense"), "--how", how, *options, "--out", str(out)]) == 0
     work, state = loaded(out)
     assert (work.model.moe is not None) == (how == "btx")
