@@ -94,8 +94,8 @@ class RouterConfig:
     noise            "none" | "learned" (arXiv:1701.06538, eq. 4)
     jitter           the router's input (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961)
     second_threshold GShard's random second choice: kept with probability min(1, g₂ / threshold); None keeps all
-    skip             dynamic skipping: a choice whose weight is below skip times the token's largest is dropped, before
-                     any capacity, and the others renormalised (arXiv:2402.14800, sec. 3.3); None keeps all
+    skip             dynamic skipping: a later choice of a weight below skip times the first's is dropped, before any
+                     capacity, and the others renormalised (arXiv:2402.14800, sec. 3); equal stays; None and 0 keep all
     capacity         None is dropless
     losses           which of "balance", "z", "importance", "load" are computed
     balance_choices  "all" choices count for f, or the "first" only (GShard)
@@ -165,8 +165,6 @@ class RouterConfig:
                 )
         if self.skip is not None:
             _finite("skip", self.skip, 0)
-            if self.skip > 1:
-                raise ConfigError(f"skip is a share of the largest weight and must lie in [0, 1], got {self.skip!r}")
         _integer("cv_ddof", self.cv_ddof, 0)
         _finite("cv_eps", self.cv_eps, 0)
         _finite("jitter", self.jitter)

@@ -220,7 +220,7 @@ def _decide(
     chosen = xp.take_along_axis(real(s), idx, axis=1)
     counted = None
     if cfg.skip is not None:
-        counted = ~(chosen < cfg.skip * xp.max(chosen, axis=1, keepdims=True))  # a row of NaN skips nothing
+        counted = _worth(chosen, cfg.skip)
         kept = counted if kept is None else kept & counted
     if draws.second is not None and cfg.second_threshold is not None:
         second = weigh.forward(real(s), idx, None, norm=cfg.norm, eps=cfg.eps)[0][:, 1]
@@ -234,6 +234,17 @@ def _decide(
         if cfg.capacity.renorm == "after":
             counted = kept
     return idx, kept, counted, load_
+
+
+def _worth(chosen: Array, skip: float) -> Array:
+    """(T, K) bool: the first choice, and every later one that does not weigh less than skip times the first.
+
+    Equality stays, so 0 keeps all of them (weights are not negative), and a row of NaN skips nothing.  The first is the
+    one that ranks first: with a selection bias a later one can weigh more, and then stays whatever skip <= 1 is.
+    """
+    xp = namespace(chosen)
+    later = xp.arange(int(chosen.shape[1]), device=device(chosen))[None, :] > 0
+    return ~(later & (chosen < skip * chosen[:, :1]))
 
 
 def _count(idx: Array, alive: Array | None, experts: int) -> Array:

@@ -8,24 +8,29 @@ combine weight as the layer uses it (after any renormalisation), h the hidden ac
     x_sumsq_ej = Σ x_rj²           h_sumsq_ef      = Σ h_rf²
     x_gram_e = Σ x_r x_rᵀ          h_gram_e        = Σ h_r h_rᵀ            (with ``hessians``)
 
-An expert that no token reached has zeros everywhere.  With tied experts E is the number of stored ones.  Cost: the way
-down once more for the outputs, which the layer's cache does not keep; with hessians also N (D² + F²) multiply-adds.
-Sources: Wanda, arXiv:2306.11695 eq. 1; REAP, arXiv:2510.13999; SparseGPT, arXiv:2301.00774; RegMean, arXiv:2212.09849.
+An expert that no token reached has zeros everywhere: its means are defined as 0 by who divides (``experts.scores``),
+and its second moments are singular, so who inverts them must damp them.  With tied experts E is the number of stored
+ones.  Cost: the way down once more for the outputs, which the layer's cache does not keep; with hessians also
+N (D² + F²) multiply-adds.  Merging methods ask about ALL tokens, routed or not: ``mean_outputs``, ``activations``,
+``logits`` (give them real tokens only).  Sources: Wanda, arXiv:2306.11695; REAP, arXiv:2510.13999; SparseGPT,
+arXiv:2301.00774; RegMean, arXiv:2212.09849.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pymoe import kernels, moe
 from pymoe.backend import namespace, to_numpy
-from pymoe.backend.errors import NonFiniteError, ShapeError
+from pymoe.backend.errors import NonFiniteError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.moe import MoEConfig
+from pymoe.moe import MoEConfig, parameters
 from pymoe.moe.experts import names
+from pymoe.storage import Weight
 
 
 class Statistics(NamedTuple):
@@ -43,7 +48,10 @@ class Statistics(NamedTuple):
 
 
 def observe(cache: moe.Cache, cfg: MoEConfig, *, hessians: bool = False) -> Statistics:
-    """The statistics of one forward, from its cache (of ``moe.forward``).
+    """The statistics of one forward, from its cache (of ``moe.forward``); padding counts nowhere.
+
+    NonFiniteError, with the expert and the token, where an output or a weight is NaN or infinite; ShapeError if the
+    cache is of other settings.
 
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
@@ -55,24 +63,29 @@ def observe(cache: moe.Cache, cfg: MoEConfig, *, hessians: bool = False) -> Stat
     """
     c = cache.experts
     token, start, pair = (to_numpy(a) for a in (c.plan.token, c.plan.start, c.plan.pair))
+    up, _ = names(cfg.gated)
+    if up not in c.p or c.p[up].shape[:2] != (cfg.n_stored, cfg.d_ff * (2 if cfg.gated else 1)):
+        shapes = {name: tuple(w.shape) for name, w in c.p.items()}
+        raise ShapeError(f"the cache is of a layer with experts {shapes}, not of these settings: {cfg}")
     x, g = to_numpy(c.x), to_numpy(c.g).astype(np.float64)
     h = to_numpy(hidden(c.a, cfg))
     rows, g_rows = x[token].astype(np.float64), g.reshape(-1)[pair]
-    h, experts = h.astype(np.float64), start.size - 1
+    h = h.astype(np.float64)
     output = _outputs(h, c.p, cfg, start)
     length = np.sqrt((output * output).sum(1))
-    if not np.isfinite(length).all():
-        bad = int(np.flatnonzero(~np.isfinite(length))[0])
-        raise NonFiniteError(
-            f"expert {int(np.searchsorted(start, bad, side='right')) - 1} puts out NaN or infinity for token "
-            f"{int(token[bad])}: statistics over it say nothing; find the weight that is not finite"
-        )
+    for what, value in (("puts out", length), ("is weighted with", g_rows)):
+        if not np.isfinite(value).all():
+            bad = int(np.flatnonzero(~np.isfinite(value))[0])
+            raise NonFiniteError(
+                f"expert {int(np.searchsorted(start, bad, side='right')) - 1} {what} NaN or infinity for token "
+                f"{int(token[bad])}: statistics over it say nothing; find the weight that is not finite"
+            )
 
     def summed(a: np.ndarray) -> np.ndarray:
-        return np.stack([a[lo:hi].sum(0) for lo, hi in zip(start, start[1:], strict=False)]) if experts else a[:0]
+        return np.stack([a[lo:hi].sum(0) for lo, hi in pairwise(start)])
 
     def grams(a: np.ndarray) -> np.ndarray | None:
-        return np.stack([a[lo:hi].T @ a[lo:hi] for lo, hi in zip(start, start[1:], strict=False)]) if hessians else None
+        return np.stack([a[lo:hi].T @ a[lo:hi] for lo, hi in pairwise(start)]) if hessians else None
 
     return Statistics(
         count=np.diff(start).astype(np.int64), weight=summed(g_rows), norm=summed(length),
@@ -89,7 +102,8 @@ def add(a: Statistics, b: Statistics) -> Statistics:
             f"statistics of one layer add up, got experts of shape {a.x_sumsq.shape} and {b.x_sumsq.shape}, "
             f"hidden {a.h_sumsq.shape} and {b.h_sumsq.shape}"
         )
-    return Statistics(*(None if u is None or v is None else u + v for u, v in zip(a, b, strict=True)))
+    sums: list[Any] = [None if u is None or v is None else u + v for u, v in zip(a, b, strict=True)]
+    return Statistics(*sums)
 
 
 def hidden(a: Array, cfg: MoEConfig) -> Array:
@@ -101,27 +115,37 @@ def hidden(a: Array, cfg: MoEConfig) -> Array:
 
 def activations(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> Array:
     """h (E, T, F): the hidden activations of every stored expert on every token of x (T, D)."""
+    return namespace(x).stack(list(_activations(x, p, cfg)))
+
+
+def _activations(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> Iterator[Array]:
+    """h (T, F) of one expert after the other."""
+    check_shape("x", x, (None, cfg.d_model))
+    parameters.check(p, cfg)
     xp = namespace(x)
     up, _ = names(cfg.gated)
-    found = []
+    w = p["experts"][up]
     for e in range(cfg.n_stored):
-        a = x @ xp.matrix_transpose(p["experts"][up][e, :, :])
+        a = w.expert(e).linear(x) if isinstance(w, Weight) else x @ xp.matrix_transpose(w[e, :, :])
         if cfg.bias:
             a = a + p["experts"][up + "_bias"][e, :]
-        found.append(hidden(a, cfg))
-    return xp.stack(found)
+        yield hidden(a, cfg)
 
 
 def mean_outputs(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> np.ndarray:
     """(E, D): the mean output of every stored expert over ALL tokens of x (T, D), whoever was routed there.
 
-    What HC-SMoE clusters by (arXiv:2410.08589, eq. 3-4).  0 for no tokens.
+    What HC-SMoE clusters by (arXiv:2410.08589).  The way down is linear, so it is the mean of h that goes through it.
+    0 for no tokens.
     """
     _, down = names(cfg.gated)
-    h = to_numpy(activations(x, p, cfg)).astype(np.float64)
-    mean = h.sum(1) / max(h.shape[1], 1)
-    out = np.einsum("ef,edf->ed", mean, to_numpy(p["experts"][down]).astype(np.float64))
-    return out + to_numpy(p["experts"][down + "_bias"]) if cfg.bias and h.shape[1] else out
+    tokens = int(x.shape[0])
+    rows = []
+    for e, h in enumerate(_activations(x, p, cfg)):
+        mean = to_numpy(h).astype(np.float64).sum(0) / max(tokens, 1)
+        rows.append(_matrix(p["experts"][down], e) @ mean)
+    out = np.stack(rows)
+    return out + to_numpy(p["experts"][down + "_bias"]) if cfg.bias and tokens else out
 
 
 def logits(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> np.ndarray:
@@ -129,6 +153,13 @@ def logits(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> np.ndarray:
     router = p["router"]
     z = to_numpy(x).astype(np.float64) @ to_numpy(router["weight"]).astype(np.float64).T
     return z + to_numpy(router["bias"]) if cfg.router.bias else z
+
+
+def _matrix(w: Any, e: int) -> np.ndarray:
+    """W[e] in float64, whatever it is stored as."""
+    one = w.expert(e).dense() if isinstance(w, Weight) else w[e, :, :]
+    wide: np.ndarray = to_numpy(one).astype(np.float64)
+    return wide
 
 
 def _outputs(h: np.ndarray, p: Mapping[str, Any], cfg: MoEConfig, start: np.ndarray) -> np.ndarray:
@@ -139,8 +170,7 @@ def _outputs(h: np.ndarray, p: Mapping[str, Any], cfg: MoEConfig, start: np.ndar
     for e in range(start.size - 1):
         lo, hi = start[e], start[e + 1]
         if hi > lo:
-            one = w[e, :, :] if not hasattr(w, "expert") else w.expert(e).dense()
-            out[lo:hi] = h[lo:hi] @ to_numpy(one).astype(np.float64).T
+            out[lo:hi] = h[lo:hi] @ _matrix(w, e).T
             if cfg.bias:
                 out[lo:hi] += to_numpy(p[down + "_bias"][e, :])
     return out

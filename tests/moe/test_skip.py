@@ -102,7 +102,7 @@ def test_padding_and_nan_stay_where_they_are():
 
 
 def test_refused():
-    for skip in (-0.1, 1.1, float("nan"), "half"):
+    for skip in (-0.1, float("inf"), float("nan"), "half", True):
         with pytest.raises(ConfigError, match="skip"):
             settings(skip)
     with pytest.raises(ConfigError, match="skip=None"):

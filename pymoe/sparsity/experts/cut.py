@@ -2,10 +2,12 @@
 
     W_r <- W_r[kept]        b, selection bias, W_noise likewise        experts <- experts[kept]        k <- min(k, E')
 
-Where no token of a set chose a dropped expert, and the rule that weighs does not see the others (top-k of the softmax
-renormalised over the chosen), the layer's output on that set stays (P12).  Statistics that were collected before are of
-the old ids.  Sources: Lu et al., arXiv:2402.14800, sec. 3.2 (dropped logits are -inf, then softmax, top-k and
-renormalisation); Lasby et al., arXiv:2510.13999.  Cost: a copy of what is kept.
+Where no token of a set chose a dropped expert, and the rule that weighs does not see the others (sigmoid scores, or
+softmax renormalised over the chosen), the layer's output on that set stays.  A softmax that is not renormalised shares
+its 1 among fewer: then all weights grow.  Statistics that were collected before are of the old ids.
+
+Sources: Lu et al., arXiv:2402.14800, sec. 3 (dropped logits are -inf, then softmax, top-k and renormalisation: the same
+as no rows at all); Lasby et al., arXiv:2510.13999.  Cost: a copy of what is kept.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import device, namespace
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, DtypeError
 from pymoe.moe import MoEConfig, parameters
+from pymoe.storage import Weight
 
 
 def cut(p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> tuple[dict[str, Any], MoEConfig]:
@@ -26,6 +29,7 @@ def cut(p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> tuple[dict[str, Any]
 
     With tied experts the router loses every id that stood for a dropped one.  Groups of experts (``n_group`` > 1) must
     each lose the same number: anything else is a ConfigError, as are ids that do not exist and an empty ``kept``.
+    Shared experts stay.  Matrices must be arrays: cut first, and store them as sparse weights afterwards (DtypeError).
 
     >>> from pymoe import moe, presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
@@ -34,7 +38,12 @@ def cut(p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> tuple[dict[str, Any]
     (2, 2, (2, 5), (2, 5, 6))
     """
     parameters.check(p, cfg)
-    stored = np.sort(np.asarray(kept, dtype=np.int64).reshape(-1))
+    given = np.asarray(kept)
+    if given.size and given.dtype.kind not in "iu":
+        raise ConfigError(
+            f"kept must be ids of experts, integers, got {given.dtype}: of a mask take np.flatnonzero(mask)"
+        )
+    stored = np.sort(given.astype(np.int64).reshape(-1))
     if not stored.size or stored[0] < 0 or stored[-1] >= cfg.n_stored or (stored[1:] == stored[:-1]).any():
         raise ConfigError(
             f"kept must name at least one of the stored experts 0 to {cfg.n_stored - 1}, none twice, got {kept!r}"
@@ -48,6 +57,11 @@ def cut(p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> tuple[dict[str, Any]
     router = _router(cfg, ids)
     smaller = dataclasses.replace(cfg, router=router, tied=tied)
     own = {name: _rows(value, ids) for name, value in p["router"].items()}
+    for name, value in p["experts"].items():
+        if isinstance(value, Weight):
+            raise DtypeError(
+                f"experts.{name} is a stored {type(value).__name__}: cut the array, w.dense(), and store it then"
+            )
     experts = {name: _rows(value, stored) for name, value in p["experts"].items()}
     return {**p, "router": own, "experts": experts}, smaller
 
@@ -60,7 +74,7 @@ def _router(cfg: MoEConfig, ids: np.ndarray) -> Any:
         if (left != left[0]).any():
             raise ConfigError(
                 f"the router chooses among {r.n_group} groups, and these experts leave {left.tolist()} in them: keep "
-                "the same number in each group"
+                "the same number in each group, e.g. experts.keep(score, n, n_group=...)"
             )
         if r.k > r.topk_group * int(left[0]):
             raise ConfigError(
