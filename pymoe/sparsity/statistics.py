@@ -36,7 +36,7 @@ from pymoe.storage import Weight
 class Statistics(NamedTuple):
     """See the module; arrays are NumPy's, float64, count int64."""
 
-    count: np.ndarray  # (E,)
+    count: np.ndarray  # type: ignore[assignment]  # (E,); hides the method of tuples
     weight: np.ndarray  # (E,)
     norm: np.ndarray  # (E,)
     weighted_norm: np.ndarray  # (E,)
@@ -152,7 +152,8 @@ def logits(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> np.ndarray:
     """(T, E): the clean router logits of x (T, D), without noise and selection bias (M-SMoE, arXiv:2310.01334)."""
     router = p["router"]
     z = to_numpy(x).astype(np.float64) @ to_numpy(router["weight"]).astype(np.float64).T
-    return z + to_numpy(router["bias"]) if cfg.router.bias else z
+    biased: np.ndarray = z + to_numpy(router["bias"]) if cfg.router.bias else z
+    return biased
 
 
 def _matrix(w: Any, e: int) -> np.ndarray:

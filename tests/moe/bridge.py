@@ -121,6 +121,7 @@ def config(case: Case) -> MoEConfig:
         balance_choices=s["balance_choices"],
         cv_ddof=s["cv_ddof"],
         cv_eps=s["cv_eps"],
+        skip=s["skip"],
         **own,
     )
     shared = case.params.get("shared.down_proj")
@@ -132,6 +133,7 @@ def config(case: Case) -> MoEConfig:
         activation=s["activation"],
         bias="experts.down_proj_bias" in case.params,
         d_shared=0 if shared is None else shared.shape[0] * shared.shape[2],
+        tied=s["tied"],
     )
 
 
@@ -203,7 +205,8 @@ def read(case: Case, cfg: MoEConfig) -> Reading:
     """
     names = cfg.router.losses
     settings = {**case.settings, "losses": names, "loss_logits": "clean"}
-    biased, dropped = cfg.router.selection_bias, cfg.router.capacity is not None or "second" in case.draws
+    biased = cfg.router.selection_bias
+    dropped = cfg.router.capacity is not None or "second" in case.draws or cfg.router.skip is not None
     special = {"balance"} | ({"importance"} if dropped else set())
     common = {n: d for n, d in case.dlosses.items() if n in names and n not in special}
     args = (case.mask, case.draws)

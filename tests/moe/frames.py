@@ -53,7 +53,7 @@ def frozen(a: np.ndarray) -> np.ndarray:
 
 def config(*, d_model: int = D, d_ff: int = F, n_experts: int = E, k: int = K, **settings: Any) -> MoEConfig:
     """Settings of both, told apart by name; ``router_bias`` is the bias on the logits."""
-    layer = {n: settings.pop(n) for n in ("gated", "activation", "bias", "d_shared") if n in settings}
+    layer = {n: settings.pop(n) for n in ("gated", "activation", "bias", "d_shared", "tied") if n in settings}
     if "router_bias" in settings:
         settings["bias"] = settings.pop("router_bias")
     return MoEConfig(d_model, d_ff, RouterConfig(n_experts, k, **settings), **layer)
@@ -143,6 +143,8 @@ OPTIONS: dict[str, list[Any]] = {
         for renorm in ("before", "after")
     ],
     "second_threshold": [None, 0.6],
+    "skip": [None, 0.7],
+    "tied": [None, (1, 0, 2, 1, 0, 1)],
     "balance_choices": ["all", "first"],
     "cv": [{}, {"cv_ddof": 1, "cv_eps": 1e-3}],
     "mask": [None, True],

@@ -162,11 +162,22 @@ def control(name: str, **wrong: Any) -> dict[str, float] | None:
         ("groups by top two", {"group_score": "max"}),
         ("gshard renormalised before the drop", {"balance_choices": "all"}),
         ("noisy top-k unbiased variance", {"cv_ddof": 0}),
+        ("skip below 0.55", {"skip": 0.3}),
+        ("skip below 0.55, plain", {"skip": None}),
+        ("skip beyond the first", {"skip": 1.0}),
     ],
 )
 def test_control_wrong_setting(name: str, wrong: dict[str, Any]) -> None:
     errors = control(name, **wrong)
     assert errors is None or max(errors.values()) > 1e4 * TOLERANCE
+
+
+def test_control_wrong_ties() -> None:
+    case = CASES["tied experts"]
+    cfg = bridge.config(case)
+    swapped = dataclasses.replace(cfg, tied=(0, 1, 1, 2, 1, 0, 2))
+    errors = compare(case, swapped, bridge.to_pymoe(case.params, cfg.gated))
+    assert errors["y"] > 1e4 * TOLERANCE and errors["experts.down_proj"] > 1e4 * TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def make(
             params[f"{branch}.{first}_bias"] = rng.normal(size=(*lead, rows)) / 2
             params[f"{branch}.down_proj_bias"] = rng.normal(size=(*lead, D)) / 2
 
-    ffn("experts", (E,), F)
+    ffn("experts", (E if settings.get("tied") is None else max(settings["tied"]) + 1,), F)
     if shared:
         ffn("shared", (shared,), shared_width)
     draws = {}
@@ -353,7 +353,41 @@ def cotangents():
     yield make("scale only", {"k": 2, "scale": -3.5})
 
 
-FAMILIES = (rules, experts, sizes, crowds, padding, capacities, cotangents)
+def skipping():
+    """Small choices are dropped before anything else is: with every rule that drops or renormalises."""
+    for share in (0.0, 0.25, 0.55, 1.0):
+        yield make(f"skip below {share}", {**TOPK, "skip": share}, T=13, bias=True)
+        yield make(f"skip below {share}, plain", {"k": 3, "skip": share, "scale": -1.5}, T=13, shared=1)
+    yield make("skip with epsilon", {**TOPK, "skip": 0.55, "renorm_eps": 0.125}, T=13)
+    yield make("skip of sigmoid scores", {**SIGMOID, "skip": 0.75}, T=13)
+    yield make("skip with a selection bias", {**SIGMOID, "skip": 0.8}, T=13, E=8, selection_bias=any_bias)
+    yield make("skip beyond the first", {**SIGMOID, "skip": 1.25}, T=13, E=8, selection_bias=any_bias)
+    yield make("skip in groups", {**V3, "skip": 0.8}, T=13, E=12, selection_bias=any_bias)
+    yield make("skip with noise", {**NOISY, "renorm": True, "skip": 0.55, "losses": ("balance", "z", "load")}, T=13)
+    yield make("skip ties at the cut", {**TOPK, "skip": 1.0}, T=9, change=tied_experts)
+    yield make("skip, random second", {**GSHARD, "second": "random", "second_threshold": 0.6, "skip": 0.4}, T=19)
+    few = {**TOPK, "skip": 0.4, "capacity_rule": "fixed"}
+    for order in ("token", "choice", "score", "probability"):
+        for when in ("before", "after"):
+            rule = {**few, "capacity": 4, "priority": "score", "drop_order": order, "renorm_when": when}
+            yield make(f"skip, then capacity in the order {order}, {when}", rule, T=12, E=5, D=4)
+    yield make("skip with padding", {**few, "capacity": 3}, shape=(3, 6), mask=MASKS["in the middle"])
+
+
+def ties():
+    """Several ids of the router stand for one stored expert, so one token may meet it twice."""
+    three = (1, 0, 1, 2, 1, 0, 2)
+    yield make("tied experts", {**TOPK, "tied": three}, bias=True, shared=1)
+    yield make("tied experts, mlp", {"k": 3, "tied": three, "gated": False, "activation": "gelu"}, bias=True)
+    yield make("one stored expert", {"k": 3, "tied": (0,) * 7})
+    yield make("each its own", {**TOPK, "tied": (3, 1, 4, 0, 6, 5, 2)})
+    yield make("tied experts with capacity of each id", {**GSHARD, "tied": three}, T=19)
+    yield make("tied experts, skipping", {**TOPK, "tied": three, "skip": 0.4}, shape=(3, 6), mask=MASKS["at both ends"])
+    yield make("tied experts choose", {**CHOICE, "tied": three}, T=18)
+    yield make("tied experts in groups", {**V3, "tied": (0, 1, 2, 3, 4, 2, 3, 1, 0, 5, 5, 6)}, E=12)
+
+
+FAMILIES = (rules, experts, sizes, crowds, padding, capacities, cotangents, skipping, ties)
 
 
 def cases() -> list[Case]:

@@ -71,7 +71,8 @@ def loss_cotangents(r: dict, real, settings: dict, dlosses: dict, n_experts: int
 def weights_to_logits(r: dict, t: int, dweight, dbefore, settings: dict):
     """dL/d(final weight) and dL/d(pre-drop weight) of one token -> dh over the experts."""
     scale, form, eps = settings["scale"], settings["renorm_form"], settings["renorm_eps"]
-    v, kept, chosen, s = r["v"][t], r["kept"][t], r["chosen"][t], r["s"][t]
+    v, kept, chosen, s, stands = r["v"][t], r["kept"][t], r["chosen"][t], r["s"][t], r["stands"][t]
+    dbefore = [d if stays else 0.0 for d, stays in zip(dbefore, stands, strict=True)]
     dlive = [d if keep else 0.0 for d, keep in zip(dweight, kept, strict=True)]
     if settings["renorm"] and settings["renorm_when"] == "after":
         dv = renormalise_backward(v, [scale * d for d in dlive], form, eps, kept)
@@ -79,7 +80,7 @@ def weights_to_logits(r: dict, t: int, dweight, dbefore, settings: dict):
     else:
         dv = [scale * (a + b) for a, b in zip(dlive, dbefore, strict=True)]
         if settings["renorm"]:
-            dv = renormalise_backward(v, dv, form, eps)
+            dv = renormalise_backward(v, dv, form, eps, stands)
     if settings["select"] == "expert_choice":
         ds = [0.0] * len(s)
         for e, d in zip(chosen, dv, strict=True):
@@ -102,7 +103,8 @@ def moe_loop_backward(x, params: dict, settings: dict, dy, dlosses=None, mask=No
     dy_rows = np.asarray(dy, dtype=np.float64).reshape(n_tokens, width).tolist()
     r = route(tokens, real, params, settings, draws)
     back = loss_cotangents(r, real, settings, dlosses, n_experts)
-    experts = [expert_at(params, "experts", e) for e in range(n_experts)]
+    stored = list(range(n_experts)) if settings["tied"] is None else settings["tied"]
+    experts = [expert_at(params, "experts", g) for g in range(max(stored) + 1)]
     shared = [expert_at(params, "shared", e) for e in range(shared_count(params))]
     dexperts = [{name: zeros_like_lists(leaf) for name, leaf in one.items()} for one in experts]
     dshared = [{name: zeros_like_lists(leaf) for name, leaf in one.items()} for one in shared]
@@ -118,7 +120,7 @@ def moe_loop_backward(x, params: dict, settings: dict, dy, dlosses=None, mask=No
         for j, e in enumerate(r["chosen"][t]):
             if not r["kept"][t][j]:
                 continue
-            w = r["weight"][t][j]
+            w, e = r["weight"][t][j], stored[e]
             if settings["weight_on"] == "input":
                 scaled = [w * a for a in x_t]
                 _, pre, hidden = expert_forward(scaled, experts[e], settings)

@@ -21,6 +21,7 @@ from .routing_loops import (
     scores_of,
     select_experts,
     slot_values,
+    worth_keeping,
 )
 from .settings import complete, flatten
 
@@ -60,22 +61,27 @@ def route(tokens, real, params: dict, settings: dict, draws: dict) -> dict:
         r["chosen"] = [[e for e in range(n_experts) if t in r["tokens"][e]] for t in range(n_tokens)]
         r["v"] = [[r["s"][t][e] for e in row] for t, row in enumerate(r["chosen"])]
         r["before"] = [[scale * v for v in row] for row in r["v"]]
-        r["offered"] = r["kept"] = [[True] * len(row) for row in r["chosen"]]
+        r["stands"] = r["offered"] = r["kept"] = [[True] * len(row) for row in r["chosen"]]
         r["weight"] = r["before"]
         return r
 
-    r.update({"chosen": [], "v": [], "before": [], "offered": []})
+    r.update({"chosen": [], "v": [], "stands": [], "before": [], "offered": []})
     form, eps = settings["renorm_form"], settings["renorm_eps"]
     for t in range(n_tokens):
         chosen = select_experts(r["s"][t], selection_bias, settings) if real[t] else []
         v = slot_values(settings["score"], r["s"][t], chosen) if chosen else []
-        now = renormalise(v, form, eps) if settings["renorm"] and settings["renorm_when"] == "before" else v
-        offered = [True] * len(chosen)
+        stands = worth_keeping(v, settings["skip"])
+        early = settings["renorm"] and settings["renorm_when"] == "before"
+        now = renormalise(v, form, eps, stands) if early else [a if s else 0.0 for a, s in zip(v, stands, strict=True)]
+        offered = list(stands)
         if settings["second"] == "random" and chosen and draws.get("second") is not None:
             gate = now[1] if settings["second_gate"] == "weight" else v[1]
-            offered[1] = second_choice_offered(gate, float(draws["second"][t]), settings["second_threshold"])
+            offered[1] = stands[1] and second_choice_offered(
+                gate, float(draws["second"][t]), settings["second_threshold"]
+            )
         r["chosen"].append(chosen)
         r["v"].append(v)
+        r["stands"].append(stands)
         r["before"].append([scale * w for w in now])
         r["offered"].append(offered)
     priority = r["before"] if settings["priority"] == "weight" else r["v"]
@@ -149,7 +155,8 @@ def moe_loop(x, params: dict, settings: dict, mask=None, draws=None) -> dict:
     tokens, real = rows_of(x, mask, params)
     n_tokens, n_experts, width = len(tokens), len(params["router.weight"]), np.shape(x)[-1]
     r = route(tokens, real, params, settings, draws)
-    experts = [expert_at(params, "experts", e) for e in range(n_experts)]
+    stored = range(n_experts) if settings["tied"] is None else settings["tied"]
+    experts = [expert_at(params, "experts", g) for g in stored]
     shared = [expert_at(params, "shared", e) for e in range(shared_count(params))]
 
     y = np.zeros((n_tokens, width))

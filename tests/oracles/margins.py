@@ -46,6 +46,12 @@ def compared_values(case):
             for g in range(settings["n_groups"]):
                 yield c[g * size : (g + 1) * size]
         yield c
+    if settings["skip"] is not None:
+        for t in members:
+            for e, v in zip(r["chosen"][t][1:], r["v"][t][1:], strict=True):
+                first = score_identity(settings, r["h"][t], r["chosen"][t][0])
+                limit = first if settings["skip"] == 1.0 else ("limit", *first)
+                yield [(v, score_identity(settings, r["h"][t], e)), (settings["skip"] * r["v"][t][0], limit)]
     if settings["second"] == "random":
         gates = r["before"] if settings["second_gate"] == "weight" else r["v"]
         for t in members:

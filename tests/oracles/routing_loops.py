@@ -2,7 +2,7 @@
 
 Sources: Shazeer 2017 (1701.06538) for the noise, Fedus 2021 (2101.03961) and Lepikhin 2020 (2006.16668) for top-1 and
 top-2, DeepSeek-V2 (2405.04434) and V3 (2412.19437) for groups and the selection bias, Wang 2024 (2408.15664) for its
-update, Zhou 2022 (2202.09368) for expert choice.
+update, Zhou 2022 (2202.09368) for expert choice, Lu 2024 (2402.14800) for skipping.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ def slot_values_backward(kind: str, s, chosen, v, dv) -> list[float]:
     if kind == "softmax":
         return softmax_backward(s, ds)
     return [s_e * (1.0 - s_e) * d for s_e, d in zip(s, ds, strict=True)]
+
+
+def worth_keeping(v, skip) -> list[bool]:
+    """Which choices dynamic skipping leaves: the first, and each later one of v_j >= skip v_0 (Lu 2024, 2402.14800)."""
+    return [j == 0 or skip is None or not a < skip * v[0] for j, a in enumerate(v)]
 
 
 def renormalise(v, form: str, eps: float, kept=None) -> list[float]:

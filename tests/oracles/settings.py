@@ -29,6 +29,9 @@ DEFAULTS: dict[str, object] = {
     "renorm_eps": 0.0,
     "renorm_when": "before",  # "before" the drop: over all k slots.  "after": over the kept slots
     "scale": 1.0,
+    # ---- skipping (Lu 2024): a choice j >= 1 of v_j < skip v_0 is dropped, and renormalised weights are those of the
+    # others; before anything else is dropped.  None: no choice is ----
+    "skip": None,
     # ---- second choice (GShard; k == 2 only) ----
     # "all": always offered.  "random": offered if draws["second"][t] < g / second_threshold, i.e. with probability
     # min(1, g / second_threshold); a rejected choice takes no place in a queue.
@@ -54,6 +57,8 @@ DEFAULTS: dict[str, object] = {
     # ---- experts ----
     "activation": "silu",  # relu relu_squared gelu gelu_tanh silu
     "gated": True,  # GLU h = act(gate) ⊙ up with gate_up_proj (E, 2F, D), gate first; else MLP h = act(up_proj x)
+    # for each of the E ids the stored expert it stands for; None: its own.  params["experts.*"] have max + 1 matrices
+    "tied": None,
     "weight_on": "output",  # y += w f(x); "input" (Llama 4): y += f(w x)
     # ---- losses ----
     "losses": (),  # of "balance", "z", "importance", "load"
@@ -103,6 +108,8 @@ def complete(settings: dict) -> dict:
             raise ValueError("expert choice needs a capacity_rule")
         if full["renorm"] or full["score"] == "softmax_topk" or full["noisy"] or full["n_groups"] != 1:
             raise ValueError("expert choice has no renorm, softmax_topk, noise or groups")
+        if full["skip"] is not None:
+            raise ValueError("expert choice has no first choice to compare with")
     return full
 
 

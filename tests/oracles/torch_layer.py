@@ -137,9 +137,12 @@ def moe_torch(x, params, settings, mask=None, draws=None):
             chosen[t] = best_first(c)[:k]
             raw[t] = torch.softmax(s[t, chosen[t]], -1) if cfg["score"] == "softmax_topk" else s[t, chosen[t]]
             early = cfg["renorm"] and cfg["renorm_when"] == "before"
-            now[t] = normalise(raw[t], torch.ones(k, dtype=torch.bool), cfg) if early else raw[t]
+            live = torch.ones(k, dtype=torch.bool)
+            if cfg["skip"] is not None:
+                live[1:] = raw[t][1:].detach() >= cfg["skip"] * raw[t][0].detach()
+            now[t] = normalise(raw[t], live, cfg) if early else raw[t] * live
             before[t] = cfg["scale"] * now[t]
-            for j in range(k):
+            for j in live.nonzero()[:, 0].tolist():
                 if j == 1 and cfg["second"] == "random" and "second" in draws:
                     gate = (now if cfg["second_gate"] == "weight" else raw)[t][1]
                     if not float(draws["second"][t]) < float(gate.detach()) / cfg["second_threshold"]:
@@ -161,7 +164,7 @@ def moe_torch(x, params, settings, mask=None, draws=None):
             if (t, j) in served:
                 w = final[t][j]
                 given = w * flat[t] if cfg["weight_on"] == "input" else flat[t]
-                out = ffn(given, p, "experts", e, cfg)
+                out = ffn(given, p, "experts", e if cfg["tied"] is None else cfg["tied"][e], cfg)
                 row = row + (out if cfg["weight_on"] == "input" else w * out)
         down = p.get("shared.down_proj")
         if down is not None and real[t]:
