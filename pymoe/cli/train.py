@@ -136,6 +136,7 @@ def _resume(args: argparse.Namespace) -> tuple[Run, Job, State, Corpus]:
     place = Run(args.resume)
     try:
         work, state = job.load(place.checkpoint)
+        state = job.trainable(work, state)
         corpus = data.load(args.data or work.source, window=work.settings.window, known=work.vocabulary)
         if corpus.sha256 != work.sha256:
             raise CheckpointError(

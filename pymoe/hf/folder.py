@@ -84,7 +84,8 @@ def _tensors(folder: str) -> dict[str, np.ndarray]:
         old = [name for name in os.listdir(folder) if name.endswith(".bin")]
         more = f"; {old[0]} is a pickle, which is not read: convert it to safetensors" if old else ""
         raise CheckpointError(f"{folder} holds no {WEIGHTS}{more}")
-    library, found = tensors.library(), {}
+    library = tensors.library()
+    found: dict[str, np.ndarray] = {}
     for name in files:
         path = os.path.join(folder, name)
         if not os.path.isfile(path):

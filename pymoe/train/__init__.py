@@ -1,6 +1,7 @@
 """F6: training.  Optimisers, schedules, clipping, text and its batches, the loop, and what a run leaves behind.
 
-- ``step``, ``objective``, ``masking``, ``settings``: one optimiser step as a function of values; ``fit`` and ``evaluate`` loop;
+- ``step``, ``objective``, ``masking``, ``settings``: one optimiser step as a function of values;
+- ``fit``, ``sparse_fit``, ``evaluate``: the loops;
 - ``optim``, ``schedule``, ``clip``: SGD, Adam, AdamW, the learning rate, the global norm;
 - ``data``, ``vocabulary``: text to ids to batches;
 - ``job``, ``run``, ``presets``, ``size``, ``kinds``, ``plots``: what the command keeps, chooses, counts and draws.

@@ -14,6 +14,7 @@ from pymoe.io import checkpoint
 from pymoe.models.lm import LMConfig
 from pymoe.storage import forms
 from pymoe.train import masking, step, vocabulary
+from pymoe.train.optim import OPTIMIZERS
 from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 from pymoe.train.vocabulary import Vocabulary
@@ -76,7 +77,7 @@ def load(path: str) -> tuple[Job, State]:
             meta["data"]["sha256"],
             meta["compare_dense"],
             meta["environment"],
-            tuple(meta.get("history", ())),
+            _history(meta.get("history", [])),
         )
         stored = dict(meta.get("stored", {}))
         done = meta["step"]
@@ -105,12 +106,30 @@ def load(path: str) -> tuple[Job, State]:
     return job, State(done, p, slots, masks)
 
 
+def _history(said: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(said, list) or not all(isinstance(record, dict) for record in said):
+        raise CheckpointError("its history is not a list of records")
+    return tuple(said)
+
+
+def trainable(job: Job, state: State) -> State:
+    """``state`` with every stored weight as an array and its structure as a mask, and an optimiser that starts anew.
+
+    A state without stored weights is returned as it is.
+    """
+    _, templates = storage.split(state.p)
+    if not templates:
+        return state
+    p = forms.dense(state.p)
+    return State(state.step, p, OPTIMIZERS[job.settings.optimizer].init(p), state.masks | forms.masks(state.p))
+
+
 def _stored(tensors: Mapping[str, Any], name: str, said: Any, path: str) -> storage.Weight:
     """The sparse stored weight ``name``; CheckpointError if its arrays are not what the settings say."""
     prefix = f"model.{name}."
     try:
         return forms.restore(said, {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)})
-    except (PymoeError, TypeError, KeyError, ValueError) as error:
+    except (PymoeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the stored weight {name} is damaged: {error}") from None
 
 

@@ -4,7 +4,9 @@ With w̃ = m ⊙ w the loss sees w̃, so::
 
     forward      w̃ = w                 pruned entries of w are exactly 0 already
     backward     dw = m ⊙ dw̃          before the norm is taken and clipped
-    update       w <- m ⊙ update(w)    momentum and moments of pruned entries are 0 too: ``start`` makes them so
+    update       w <- m ⊙ update(w)    momentum and moments of pruned entries are 0 too
+
+A state gets its masks by ``step.masked``, which puts the zeros in place.
 
 Sources: Zhu and Gupta, arXiv:1710.01878, section 3; invariant G11 (the backward of the pruned is the mask times the
 backward of the dense at the masked weights).
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend import namespace, tree
+from pymoe.backend import namespace, to_numpy, tree
 from pymoe.backend.errors import DtypeError, ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.backend.tree import Tree
@@ -27,7 +29,7 @@ Masks = dict[str, Array]
 
 def check(p: Tree, masks: Mapping[str, Array]) -> None:
     """ShapeError or DtypeError unless every mask is a bool array of the shape of a tensor of ``p``."""
-    flat = tree.flatten(p)
+    flat = tree.flatten(p) if masks else {}
     for name, mask in masks.items():
         if name not in flat:
             raise ShapeError(f"there is a mask for {name!r}, and the model has no such tensor")
@@ -64,13 +66,15 @@ def _apply(values: Tree, masks: Mapping[str, Array], prefix: str) -> dict[str, A
 
 def slots(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
     """The optimiser's trees (m, v, ...), each masked: a moment of a pruned weight would move it again."""
-    return {name: apply(moments, masks) if isinstance(moments, Mapping) else moments for name, moments in values.items()}
+    return {
+        name: apply(moments, masks) if isinstance(moments, Mapping) else moments for name, moments in values.items()
+    }
 
 
 def broken(p: Tree, masks: Mapping[str, Array]) -> str | None:
     """The name of a tensor that is not 0 where its mask says so; None if all are."""
     flat = tree.flatten(p)
     for name, mask in masks.items():
-        if np.any(np.asarray(flat[name])[~np.asarray(mask)] != 0):
+        if np.any(to_numpy(flat[name])[~to_numpy(mask)] != 0):  # NaN is not 0 either
             return name
     return None

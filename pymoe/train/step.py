@@ -42,8 +42,12 @@ class Measured(NamedTuple):
 
 
 def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> tuple[State, Measured]:
-    """The state after one more update.  A loss or gradient that is not finite raises; ``state`` is then still good."""
+    """The state after one more update.  A loss or gradient that is not finite raises; ``state`` is then still good.
+
+    Masks that are not those of this model are a ShapeError or a DtypeError.
+    """
     s = settings
+    masking.check(state.p, state.masks)
     x, targets = data.batch(ids, seed=s.seed, step=state.step, rows=s.rows, window=s.window)
     per = s.rows // s.micro_batches
     total: dict[str, Any] = {}
@@ -67,7 +71,7 @@ def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) ->
         )
     p, slots = s.update(state.p, clipped, state.slots, state.step)
     load = [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)]
-    p = move_selection_bias(masking.apply(p, state.masks), load, s.bias_rate)
+    p = masking.apply(move_selection_bias(p, load, s.bias_rate), state.masks)
     following = State(state.step + 1, p, masking.slots(slots, state.masks), state.masks)
     return following, Measured(parts, s.rate(state.step), norm, [n.tolist() for n in load])
 
@@ -81,6 +85,15 @@ def move_selection_bias(p: dict[str, Any], load: list[np.ndarray], rate: float) 
         if name in flat:
             flat[name] = moe.bias_update(flat[name], n, rate)
     return tree.unflatten(flat)
+
+
+def masked(state: State, masks: Masks) -> State:
+    """``state`` with these masks in the place of its own: what they prune is 0 from now on, in the optimiser too.
+
+    A weight that comes back (its mask was False and is True) starts at 0, with moments of 0.
+    """
+    masking.check(state.p, masks)
+    return State(state.step, masking.apply(state.p, masks), masking.slots(state.slots, masks), masks)
 
 
 def start(settings: TrainSettings, cfg: Any) -> State:
