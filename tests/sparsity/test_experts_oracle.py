@@ -89,9 +89,7 @@ def test_a_dropped_choice_is_not_a_routed_token():
     assert sum(want["count"]) < 34
     for name in FIELDS:
         agree(getattr(got, name), want[name], "float64")
-    assert not close(
-        got.count, expert_scores.observe(x, p, KINDS[kind])["count"], 1e-3
-    )  # control: dropped ones counted
+    assert not close(got.count, expert_scores.observe(x, p, KINDS[kind])["count"], 1e-3)  # control: all counted
 
 
 def test_keep_takes_the_greatest_and_the_lowest_id_of_equals():

@@ -19,7 +19,7 @@ SHAPES = [(1,), (7,), (1, 1), (5, 11), (3, 4, 6), (2, 3, 1, 5)]
 
 
 def drawn(seed: int, shape, dtype: str, kind: str) -> np.ndarray:
-    """ "plain": no ties.  "ties": few distinct values.  "equal": one value.  "signs": ±1, so that all magnitudes tie."""
+    """Without ties ("plain"), of few values ("ties"), of one ("equal"), of ±1, whose magnitudes all tie ("signs")."""
     rng = RNG(seed)
     a = {
         "plain": lambda: rng.standard_normal(shape),
@@ -108,10 +108,8 @@ def test_threshold_and_quantile(dtype, kind):
 @DTYPES
 @pytest.mark.parametrize("kind", KINDS)
 def test_over_model(dtype, kind):
-    scores = {
-        name: drawn(n, shape, dtype, kind)
-        for n, (name, shape) in enumerate([("b", (3, 4)), ("a", (7,)), ("c", (2, 1, 5))])
-    }
+    shapes = {"b": (3, 4), "a": (7,), "c": (2, 1, 5)}
+    scores = {name: drawn(n, shape, dtype, kind) for n, (name, shape) in enumerate(shapes.items())}
     for s in SPARSITIES:
         got, want = masks.over_model(scores, s), mask_loops.over_model(scores, s)
         assert list(got) == list(want)

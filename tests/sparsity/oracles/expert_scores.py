@@ -1,8 +1,8 @@
 """Statistics and importance of whole experts from the loop layer: one token, one expert, one unit at a time.
 
-frequency: how often chosen.  EAN: Σ or mean of ‖f_e(x)‖₂ over the routed tokens.  REAP (2510.13999 eq. 9): mean over the routed
-tokens of g_e(x) ‖f_e(x)‖₂.  NAEE (2402.14800 eq. 3): the kept set whose layer output is nearest to the full one, by
-trying all of them with the logits of the dropped at minus infinity.
+frequency: how often chosen.  EAN: Σ or mean of ‖f_e(x)‖₂ over the routed tokens.  REAP (2510.13999 eq. 9): mean over
+the routed tokens of g_e(x) ‖f_e(x)‖₂.  NAEE (2402.14800 eq. 3): the kept set whose layer output is nearest to the full
+one, by trying all of them with the logits of the dropped at minus infinity.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def keep(score, n_keep: int) -> list[int]:
 
 
 def without(params: dict, kept) -> dict:
-    """The layer that has only these experts: rows of everything with an expert axis.  For a softmax over the kept logits
-    that is what logits of minus infinity do."""
+    """The layer that has only these experts: the kept rows of whatever has an expert axis.  For a softmax that is what
+    logits of minus infinity do."""
     return {
         name: np.stack([a[e] for e in kept]) if name.split(".")[0] in ("router", "experts") else a
         for name, a in flatten(params).items()
@@ -106,7 +106,7 @@ def median(values: list) -> float:
 
 
 def unit_norms(up, down, up_bias=None, order=2, gated=True) -> np.ndarray:
-    """(E, F): the norm over all numbers that belong to hidden unit f: its rows on the way up, its column on the way down."""
+    """(E, F): the norm over all numbers of hidden unit f: its rows on the way up, its column on the way down."""
     n_experts, d, f = down.shape
     out = np.zeros((n_experts, f))
     for e in range(n_experts):

@@ -1,7 +1,7 @@
 """How an answer of pymoe is held against an oracle's: to rounding for numbers, to the bit for decisions.
 
-Every verdict carries its negative control: the same verdict on an answer that is 0.1 % off, or has one bit flipped, must
-be no.
+Every verdict carries its negative control: the same verdict on an answer that is 0.1 % off, or has one bit flipped,
+must be no.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def norm(values: list, order: float) -> float:
 
 
 def groups(w, s: float, members: list[list[tuple[int, int]]], order: float) -> np.ndarray:
-    """Whole groups of places of each matrix go: the floor(s · groups) of lowest norm, first group first among equals."""
+    """Whole groups of each matrix go: the floor(s · groups) of lowest norm, the first first among equals."""
     mask = np.ones(w.shape, dtype=bool)
     for a in places(w.shape[:-2]):
         values = [norm([w[(*a, *i)].item() for i in group], order) for group in members]

@@ -1,12 +1,12 @@
 """Optimal Brain Surgeon and its descendants in exact rationals.
 
-Removing weight q of a row with Hessian H over the weights that may still move costs w_q² / [H⁻¹]_qq and moves the others by
--w_q [H⁻¹]_:q / [H⁻¹]_qq (Hassibi & Stork 1993, eq. 5; OBC 2208.11580, eq. 3).  Here H⁻¹ is never updated: it is inverted
-anew, restricted to the weights that may still move, at every single step.
+Removing weight q of a row with Hessian H over the weights that may still move costs w_q² / [H⁻¹]_qq and moves the
+others by -w_q [H⁻¹]_:q / [H⁻¹]_qq (Hassibi & Stork 1993, eq. 5; OBC 2208.11580, eq. 3).  Here H⁻¹ is never updated: it
+is inverted anew, restricted to the weights that may still move, at every single step.
 
 SparseGPT (2301.00774, Algorithm 1) removes columns left to right, so that the weights that may still move are those to
-the right: d_j² = [(H_{j:, j:})⁻¹]_00 is the squared diagonal of the Cholesky factor of H⁻¹, and its row over its diagonal
-is the compensation.
+the right: d_j² = [(H_{j:, j:})⁻¹]_00 is the squared diagonal of the Cholesky factor of H⁻¹, and the factor's row over
+its diagonal is the compensation.
 """
 
 from __future__ import annotations

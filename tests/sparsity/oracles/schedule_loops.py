@@ -1,7 +1,8 @@
 """When and where: the cubic schedule, the lottery's rounds, RigL's exchange and the Erdős-Rényi densities.
 
-Zhu & Gupta 1710.01878 eq. 1; Frankle & Carbin 1803.03635 (each round prunes the same part of what is left); Evci 1911.11134
-section 3: drop by the smallest |w| of the active, grow by the largest |dL/dw| of the inactive, fraction by the cosine.
+Zhu & Gupta 1710.01878 eq. 1; Frankle & Carbin 1803.03635 (each round prunes the same part of what is left); Evci
+1911.11134 section 3: drop by the smallest |w| of the active, grow by the largest |dL/dw| of the inactive, fraction by
+the cosine.
 """
 
 from __future__ import annotations
@@ -51,18 +52,22 @@ def rigl_update(mask, w, g, n: int) -> np.ndarray:
     return out
 
 
-def erdos_renyi(shapes: dict, s: float) -> dict:
-    """Kept entries ε · Σ dims of each tensor, at most all of them; ε by bisection so that (1 - s) N are kept overall."""
+def erdos_renyi(shapes: dict, s: float, kernel: bool = False) -> dict:
+    """Kept: ε · Σ dims of each matrix (of each tensor if kernel), at most all; ε by bisection, (1 - s) N overall."""
+
+    def unit(v):
+        return sum(v) if kernel else sum(v[-2:]) * math.prod(v[:-2])
+
     wanted = (1 - Fraction(repr(float(s)))) * sum(math.prod(v) for v in shapes.values())
 
     def kept(eps):
-        return sum(min(Fraction(math.prod(v)), eps * sum(v)) for v in shapes.values())
+        return sum(min(Fraction(math.prod(v)), eps * unit(v)) for v in shapes.values())
 
-    low, high = Fraction(0), max(Fraction(math.prod(v), sum(v)) for v in shapes.values())
+    low, high = Fraction(0), max(Fraction(math.prod(v), unit(v)) for v in shapes.values())
     for _ in range(80):
         middle = (low + high) / 2
         if kept(middle) < wanted:
             low = middle
         else:
             high = middle
-    return {name: float(1 - min(Fraction(1), high * sum(v) / math.prod(v))) for name, v in shapes.items()}
+    return {name: float(1 - min(Fraction(1), high * unit(v) / math.prod(v))) for name, v in shapes.items()}

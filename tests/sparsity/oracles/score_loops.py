@@ -1,7 +1,7 @@
 """What a weight is worth, one weight at a time, and Wanda's norms from one routed token at a time.
 
-magnitude |w|; SNIP |w dL/dw| (1810.02340 eq. 6, before its normalisation); Taylor (w dL/dw)² (1906.10771 eq. 8); movement
--w dL/dw (2005.07683 eq. 4, one step); Wanda |w_ij| ‖x_j‖₂ (2306.11695 eq. 1).
+magnitude |w|; SNIP |w dL/dw| (1810.02340 eq. 6, before its normalisation); Taylor (w dL/dw)² (1906.10771 eq. 8);
+movement -w dL/dw (2005.07683 eq. 4, one step); Wanda |w_ij| ‖x_j‖₂ (2306.11695 eq. 1).
 """
 
 from __future__ import annotations
