@@ -11,7 +11,9 @@ active_non_embedding      active - embedding
 Router, shared experts, norms and biases are active for every token.  A tied table is also the head, so every token does
 pass it: then ``active`` is what costs time, and ``active_non_embedding`` leaves the head out.  nanoGPT's "number of
 parameters" leaves out position tables only; there are none here, so it is ``total``.  In an encoder-decoder a source
-token passes the encoder and a target token the decoder; the numbers are for both together.
+token passes the encoder and a target token the decoder; the numbers are for both together.  Of experts that store
+different numbers of values k/E of all are taken, which is the mean; the mean matrix of a ``storage.Delta`` is passed by
+every token.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pymoe.backend.errors import ConfigError
 from pymoe.models import classifier, lm, seq2seq
 from pymoe.models.config import TransformerConfig
 from pymoe.moe import MoEConfig
-from pymoe.storage import Weight
+from pymoe.storage import Delta, Weight
 
 MODULES: dict[type, ModuleType] = {
     lm.LMConfig: lm,
@@ -77,7 +79,8 @@ def count_parameters(cfg: TransformerConfig, p: dict[str, Any] | None = None) ->
         n, parts = int(leaf.nnz if isinstance(leaf, Weight) else leaf.size), name.split(".")
         total += n
         moe = _moe_of(cfg, parts) if "experts" in parts else None
-        active += n if moe is None else n * min(moe.k, moe.n_stored) // moe.n_stored
+        common = int(leaf.mean.size) if isinstance(leaf, Delta) else 0
+        active += n if moe is None else common + (n - common) * min(moe.k, moe.n_stored) // moe.n_stored
         embedding += n if "embed_tokens" in parts else 0
     return Count(total, active, embedding)
 

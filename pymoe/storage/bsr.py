@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pymoe import kernels
-from pymoe.backend import namespace, to_numpy
+from pymoe.backend import device, namespace, to_numpy
 from pymoe.backend.errors import ConfigError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
@@ -146,7 +146,7 @@ def from_dense(w: Array, block: tuple[int, int], mask: Array | None = None) -> B
     stored = xp.reshape(xp.any(cut(stays), axis=(2, 3)), (-1,))
     places, indices, indptr = compressed(stored, columns)
     if not columns:
-        indptr = xp.zeros(rows + 1, dtype=indptr.dtype)
+        indptr = xp.zeros(rows + 1, dtype=indptr.dtype, device=device(w))
     data = xp.take(xp.reshape(blocks, (rows * columns, r, c)), places, axis=0)
     return BSR(data, indices, indptr, tuple(w.shape))
 

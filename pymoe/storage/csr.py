@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pymoe import kernels
-from pymoe.backend import namespace, to_numpy, tolist
+from pymoe.backend import device, namespace, to_numpy, tolist
 from pymoe.backend.errors import ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
@@ -121,7 +121,7 @@ def from_dense(w: Array, mask: Array | None = None) -> CSR:
     *lead, columns = (int(n) for n in w.shape)
     places, indices, indptr = compressed(xp.reshape(stays, (-1,)), columns)
     if not columns:
-        indptr = xp.zeros(int(np.prod(lead)) + 1, dtype=indptr.dtype)
+        indptr = xp.zeros(int(np.prod(lead)) + 1, dtype=indptr.dtype, device=device(w))
     data = xp.take(xp.reshape(w, (-1,)), places)
     return CSR(data, indices, indptr, tuple(w.shape))
 

@@ -1,4 +1,4 @@
-"""Stored weights by the name of their form: as plain values for a file's header, and back; and a whole tree as arrays."""
+"""Stored weights by the name of their form: as plain values for a file's header, and back; a whole tree as arrays."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class NM(Weight):
         object.__setattr__(self, "shape", lengths(self.shape))
         xp = namespace(self.data, self.position)
         checks.floating("data", self.data)
-        ragged(self.m, self.shape[-1])
+        object.__setattr__(self, "m", ragged(self.m, self.shape[-1]))
         check_shape("data", self.data, (*self.shape[:-1], None))
         check_shape("position", self.position, tuple(self.data.shape))
         checks.nm(xp.reshape(self.position, self._flat()), self.m, self.shape[-1])

@@ -231,7 +231,7 @@ def _busy(bounds: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _bytes(a: Any) -> int:
-    return 0 if isinstance(a, int) else int(a.size) * int(a.dtype.itemsize)
+    return 0 if isinstance(a, int) else int(a.nbytes)
 
 
 def _equal(a: Any, b: Any) -> bool:
