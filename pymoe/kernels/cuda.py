@@ -6,7 +6,8 @@ are cuBLAS's.  Arrays stay on the device; what the host reads are sizes and boun
 
 - ``counting_sort``: three integers (lowest id, highest id, how many were dropped), because they decide a shape;
 - the offsets ``start``: one copy of E + 1 int64 for each plan, at the first grouped product;
-- an index array: its lowest and highest value, once for each array, so that a bad index is an IndexRangeError.
+- an index array: its lowest and highest value, once for each array, so that a bad index is an IndexRangeError;
+- the structure of a sparse weight: its offsets and whether its places are in order, once for each structure.
 
 Sums run in a fixed order and every element has one writer, so results are bitwise the same in every run on one device.
 As everywhere in CuPy, the current device has to be the one that holds the arrays.
@@ -18,9 +19,10 @@ from typing import Any
 
 from pymoe.backend import device, is_cupy, namespace, tolist
 from pymoe.backend.errors import check_shape
-from pymoe.backend.namespace import Array, Namespace
-from pymoe.kernels import checks, reference
-from pymoe.kernels.cuda_launch import FUNCTORS, TYPES, OncePerArray, columns, elements, launch, rows, warps
+from pymoe.backend.namespace import Array
+from pymoe.kernels import checks, cuda_sparse, reference
+from pymoe.kernels import cuda_door as door
+from pymoe.kernels.cuda_launch import FUNCTORS, TYPES, OncePerArray, columns, elements, rows, warps
 
 __all__ = list(reference.__all__)
 
@@ -32,36 +34,8 @@ def supports(x: Array) -> bool:
     return is_cupy(x) and (str(x.dtype) in TYPES or x.dtype.kind in "iu")
 
 
-def _cupy() -> Namespace:
-    import cupy
-
-    return cupy
-
-
-def _raw(*arrays: Array) -> bool:
-    """Do the arrays share one dtype that has raw kernels, and is there anything to do?"""
-    dtype = arrays[0].dtype
-    return str(dtype) in TYPES and all(a.dtype == dtype and a.size for a in arrays)
-
-
-def _dense(a: Array) -> Array:
-    return _cupy().ascontiguousarray(a)
-
-
-def _empty(shape: tuple[int, ...], like: Array) -> Array:
-    return _cupy().empty(shape, dtype=like.dtype)
-
-
-def _ids(a: Array) -> Array:
-    return _cupy().ascontiguousarray(a, dtype=_cupy().int64)
-
-
-def _type(a: Array) -> str:
-    return TYPES[str(a.dtype)]
-
-
 def _read_bounds(ids: Array) -> tuple[int, int]:
-    xp = _cupy()
+    xp = door.cupy()
     low, high = tolist(xp.stack([xp.min(ids), xp.max(ids)]))
     return low, high
 
@@ -91,21 +65,21 @@ def _check_starts(start: Array, groups: int, n_rows: int) -> list[int]:
 
 def topk(s: Array, k: int) -> Array:
     checks.choices(int(s.shape[1]), k)
-    if not _raw(s):
+    if not door.raw(s):
         return reference.topk(s, k)
     if k > MOST_CHOICES:
         return reference.topk(s + 0, k)  # -0 + 0 = +0: a sort by bits must see a tie
     tokens, experts = s.shape
-    idx = _cupy().empty((tokens, k), dtype=_cupy().int64)
-    launch(f"topk<{_type(s)}>", warps(tokens), _dense(s), idx, tokens, experts, k)
+    idx = door.cupy().empty((tokens, k), dtype=door.cupy().int64)
+    door.launch(f"topk<{door.kind(s)}>", warps(tokens), door.dense(s), idx, tokens, experts, k)
     return idx
 
 
 def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
-    xp = _cupy()
+    xp = door.cupy()
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
         return reference.counting_sort(ids, n)
-    ids = _ids(ids)
+    ids = door.ids(ids)
     order = xp.argsort(ids)  # CuPy's argsort is stable
     ranked = xp.take(ids, order)
     start = xp.searchsorted(ranked, xp.arange(n + 1, dtype=xp.int64))  # edge 0 skips the dropped
@@ -116,10 +90,10 @@ def counting_sort(ids: Array, n: int) -> tuple[Array, Array]:
 
 
 def nm_mask(w: Array, n: int, m: int) -> Array:
-    if not _raw(w) or w.ndim != 2 or not 0 < n <= m or w.shape[1] % m:
+    if not door.raw(w) or w.ndim != 2 or not 0 < n <= m or w.shape[1] % m:
         return reference.nm_mask(w, n, m)
-    mask = _cupy().empty(w.shape, dtype=_cupy().bool_)
-    launch(f"nm_mask<{_type(w)}>", elements(w.size), _dense(w), mask, w.size, n, m)
+    mask = door.cupy().empty(w.shape, dtype=door.cupy().bool_)
+    door.launch(f"nm_mask<{door.kind(w)}>", elements(w.size), door.dense(w), mask, w.size, n, m)
     return mask
 
 
@@ -127,62 +101,61 @@ def nm_mask(w: Array, n: int, m: int) -> Array:
 
 
 def gather(x: Array, rows_: Array) -> Array:
-    if not _raw(x) or x.ndim != 2 or rows_.ndim != 1 or not rows_.size:
+    if not door.raw(x) or x.ndim != 2 or rows_.ndim != 1 or not rows_.size:
         return reference.gather(x, rows_)
     _check_index("rows", rows_, int(x.shape[0]))
     n, (tokens, d) = int(rows_.shape[0]), x.shape
-    out = _empty((n, d), x)
-    launch(f"gather<{_type(x)}>", rows(n, d), _dense(x), _ids(rows_), out, n, tokens, d)
+    out = door.empty((n, d), x)
+    door.launch(f"gather<{door.kind(x)}>", rows(n, d), door.dense(x), door.ids(rows_), out, n, tokens, d)
     return out
 
 
 def combine(ys: Array, weight: Array | None, slot: Array) -> Array:
-    if not _raw(ys if weight is None else weight, ys) or not slot.size:
+    if not door.raw(ys if weight is None else weight, ys) or not slot.size:
         return reference.combine(ys, weight, slot)
     n, d = ys.shape
     tokens, k = slot.shape
     _check_index("slot", slot, n, lowest=-1)
     if weight is not None:
         check_shape("weight", weight, (tokens, k))
-    y = _empty((tokens, d), ys)
+    y = door.empty((tokens, d), ys)
     given = ys if weight is None else weight  # without weights the pointer is not read
-    instance = f"combine<{_type(ys)}, {'false' if weight is None else 'true'}>"
-    launch(instance, rows(tokens, d), _dense(ys), _dense(given), _ids(slot), y, tokens, k, n, d)
+    instance = f"combine<{door.kind(ys)}, {'false' if weight is None else 'true'}>"
+    door.launch(instance, rows(tokens, d), door.dense(ys), door.dense(given), door.ids(slot), y, tokens, k, n, d)
     return y
 
 
 def combine_dweight(dy: Array, ys: Array, slot: Array) -> Array:
     tokens, k = slot.shape
-    if not _raw(dy, ys) or not slot.size or dy.shape != (tokens, ys.shape[1]):
+    if not door.raw(dy, ys) or not slot.size or dy.shape != (tokens, ys.shape[1]):
         return reference.combine_dweight(dy, ys, slot)
     n, d = ys.shape
     _check_index("slot", slot, n, lowest=-1)
-    dweight = _empty((tokens, k), dy)
-    launch(
-        f"combine_dweight<{_type(dy)}>", warps(tokens * k), _dense(dy), _dense(ys), _ids(slot), dweight, tokens, k, n, d
-    )
+    dweight = door.empty((tokens, k), dy)
+    given = door.dense(dy), door.dense(ys), door.ids(slot)
+    door.launch(f"combine_dweight<{door.kind(dy)}>", warps(tokens * k), *given, dweight, tokens, k, n, d)
     return dweight
 
 
 def expand(v: Array, idx: Array, n: int) -> Array:
     check_shape("idx", idx, tuple(v.shape))
-    if not _raw(v) or n < 1:
+    if not door.raw(v) or n < 1:
         return reference.expand(v, idx, n)
     _check_index("idx", idx, n)
     tokens, k = v.shape
-    out = _empty((tokens, n), v)
-    launch(f"expand<{_type(v)}>", elements(tokens * n), _dense(v), _ids(idx), out, tokens, k, n)
+    out = door.empty((tokens, n), v)
+    door.launch(f"expand<{door.kind(v)}>", elements(tokens * n), door.dense(v), door.ids(idx), out, tokens, k, n)
     return out
 
 
 def segment_sum(x: Array, start: Array) -> Array:
     groups = int(start.shape[0]) - 1
-    if not _raw(x) or x.ndim != 2 or groups < 1:
+    if not door.raw(x) or x.ndim != 2 or groups < 1:
         return reference.segment_sum(x, start)
     n, d = x.shape
     _check_starts(start, groups, n)
-    out = _empty((groups, d), x)
-    launch(f"segment_sum<{_type(x)}>", columns(groups, d), _dense(x), _ids(start), out, groups, n, d)
+    out = door.empty((groups, d), x)
+    door.launch(f"segment_sum<{door.kind(x)}>", columns(groups, d), door.dense(x), door.ids(start), out, groups, n, d)
     return out
 
 
@@ -191,40 +164,40 @@ def segment_sum(x: Array, start: Array) -> Array:
 
 def grouped_linear(a: Array, weight: Array, start: Array) -> Array:
     experts, f, d = weight.shape
-    if not _raw(a, weight):
+    if not door.raw(a, weight):
         return reference.grouped_linear(a, weight, start)
     check_shape("a", a, (None, d))
     bounds = _check_starts(start, experts, int(a.shape[0]))
-    out = _empty((a.shape[0], f), a)
+    out = door.empty((a.shape[0], f), a)
     for e, (lo, hi) in enumerate(zip(bounds, bounds[1:], strict=False)):
         if hi > lo:
-            _cupy().dot(a[lo:hi, :], weight[e, :, :].T, out=out[lo:hi, :])
+            door.cupy().dot(a[lo:hi, :], weight[e, :, :].T, out=out[lo:hi, :])
     return out
 
 
 def grouped_linear_dx(dout: Array, weight: Array, start: Array) -> Array:
     experts, f, d = weight.shape
-    if not _raw(dout, weight):
+    if not door.raw(dout, weight):
         return reference.grouped_linear_dx(dout, weight, start)
     check_shape("dout", dout, (None, f))
     bounds = _check_starts(start, experts, int(dout.shape[0]))
-    da = _empty((dout.shape[0], d), dout)
+    da = door.empty((dout.shape[0], d), dout)
     for e, (lo, hi) in enumerate(zip(bounds, bounds[1:], strict=False)):
         if hi > lo:
-            _cupy().dot(dout[lo:hi, :], weight[e, :, :], out=da[lo:hi, :])
+            door.cupy().dot(dout[lo:hi, :], weight[e, :, :], out=da[lo:hi, :])
     return da
 
 
 def grouped_linear_dw(dout: Array, a: Array, start: Array) -> Array:
-    if not _raw(dout, a):
+    if not door.raw(dout, a):
         return reference.grouped_linear_dw(dout, a, start)
     experts = int(start.shape[0]) - 1
     check_shape("a", a, (dout.shape[0], None))
     bounds = _check_starts(start, experts, int(a.shape[0]))
-    dw = _empty((experts, dout.shape[1], a.shape[1]), a)
+    dw = door.empty((experts, dout.shape[1], a.shape[1]), a)
     for e, (lo, hi) in enumerate(zip(bounds, bounds[1:], strict=False)):
         if hi > lo:
-            _cupy().dot(dout[lo:hi, :].T, a[lo:hi, :], out=dw[e, :, :])
+            door.cupy().dot(dout[lo:hi, :].T, a[lo:hi, :], out=dw[e, :, :])
         else:
             dw[e, :, :] = 0
     return dw
@@ -235,7 +208,7 @@ def grouped_linear_dw(dout: Array, a: Array, start: Array) -> Array:
 
 def _functor(x: Array, act: str) -> str:
     checks.activation(act)
-    return f"<{_type(x)}, {FUNCTORS[act]}>"
+    return f"<{door.kind(x)}, {FUNCTORS[act]}>"
 
 
 def _fits_glu(dh: Array, x: Array) -> bool:
@@ -243,62 +216,64 @@ def _fits_glu(dh: Array, x: Array) -> bool:
 
 
 def act_forward(x: Array, act: str) -> Array:
-    if not _raw(x):
+    if not door.raw(x):
         return reference.act_forward(x, act)
-    out = _empty(x.shape, x)
-    launch(f"act_forward{_functor(x, act)}", elements(x.size), _dense(x), out, x.size)
+    out = door.empty(x.shape, x)
+    door.launch(f"act_forward{_functor(x, act)}", elements(x.size), door.dense(x), out, x.size)
     return out
 
 
 def act_backward(dh: Array, x: Array, act: str) -> Array:
-    if not _raw(dh, x) or dh.shape != x.shape:
+    if not door.raw(dh, x) or dh.shape != x.shape:
         return reference.act_backward(dh, x, act)
-    dx = _empty(x.shape, x)
-    launch(f"act_backward{_functor(x, act)}", elements(x.size), _dense(dh), _dense(x), dx, x.size)
+    dx = door.empty(x.shape, x)
+    door.launch(f"act_backward{_functor(x, act)}", elements(x.size), door.dense(dh), door.dense(x), dx, x.size)
     return dx
 
 
 def glu_forward(x: Array, act: str) -> Array:
-    if not _raw(x):
+    if not door.raw(x):
         return reference.glu_forward(x, act)
     f = checks.halves("glu_forward", x)
     n = x.size // (2 * f)
-    h = _empty((*x.shape[:-1], f), x)
-    launch(f"glu_forward{_functor(x, act)}", rows(n, f), _dense(x), h, n, f)
+    h = door.empty((*x.shape[:-1], f), x)
+    door.launch(f"glu_forward{_functor(x, act)}", rows(n, f), door.dense(x), h, n, f)
     return h
 
 
 def glu_backward(dh: Array, x: Array, act: str) -> Array:
-    if not _raw(dh, x) or not _fits_glu(dh, x):
+    if not door.raw(dh, x) or not _fits_glu(dh, x):
         return reference.glu_backward(dh, x, act)
     f = int(dh.shape[-1])
     n = dh.size // f
-    dx = _empty(x.shape, x)
-    launch(f"glu_backward{_functor(x, act)}", rows(n, f), _dense(dh), _dense(x), dx, n, f)
+    dx = door.empty(x.shape, x)
+    door.launch(f"glu_backward{_functor(x, act)}", rows(n, f), door.dense(dh), door.dense(x), dx, n, f)
     return dx
 
 
 def weighted_glu_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
-    if not _raw(dh, x, weight) or dh.ndim != 2 or not _fits_glu(dh, x) or weight.shape != dh.shape[:1]:
+    if not door.raw(dh, x, weight) or dh.ndim != 2 or not _fits_glu(dh, x) or weight.shape != dh.shape[:1]:
         return reference.weighted_glu_backward(dh, x, weight, act)
     return _weighted_backward("weighted_glu_backward", dh, x, weight, act)
 
 
 def weighted_act_backward(dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
-    if not _raw(dh, x, weight) or dh.ndim != 2 or dh.shape != x.shape or weight.shape != dh.shape[:1]:
+    if not door.raw(dh, x, weight) or dh.ndim != 2 or dh.shape != x.shape or weight.shape != dh.shape[:1]:
         return reference.weighted_act_backward(dh, x, weight, act)
     return _weighted_backward("weighted_act_backward", dh, x, weight, act)
 
 
 def _weighted_backward(name: str, dh: Array, x: Array, weight: Array, act: str) -> tuple[Array, Array, Array]:
     n, f = dh.shape
-    dx, wh, dweight = _empty(x.shape, x), _empty(dh.shape, x), _empty((n,), x)
-    launch(f"{name}{_functor(x, act)}", warps(n), _dense(dh), _dense(x), _dense(weight), dx, wh, dweight, n, f)
+    dx, wh, dweight = door.empty(x.shape, x), door.empty(dh.shape, x), door.empty((n,), x)
+    door.launch(
+        f"{name}{_functor(x, act)}", warps(n), door.dense(dh), door.dense(x), door.dense(weight), dx, wh, dweight, n, f
+    )
     return dx, wh, dweight
 
 
 def softmax(x: Array, limit: Array | None = None) -> Array:
-    if not _raw(x) or not x.ndim or (limit is not None and (x.ndim != 2 or limit.shape != x.shape[:1])):
+    if not door.raw(x) or not x.ndim or (limit is not None and (x.ndim != 2 or limit.shape != x.shape[:1])):
         return reference.softmax(x, limit)
     width = int(x.shape[-1])
     n = x.size // width
@@ -307,18 +282,19 @@ def softmax(x: Array, limit: Array | None = None) -> Array:
         seen = xp.full((n,), width, dtype=xp.int64, device=device(x))
     else:
         checks.index("limit", limit, width + 1)
-        seen = _dense(xp.astype(limit, xp.int64, copy=False))
-    p = _empty(x.shape, x)
-    launch(f"softmax<{_type(x)}>", warps(n), _dense(x), seen, p, n, width)
+        seen = door.dense(xp.astype(limit, xp.int64, copy=False))
+    p = door.empty(x.shape, x)
+    door.launch(f"softmax<{door.kind(x)}>", warps(n), door.dense(x), seen, p, n, width)
     return p
 
 
 def softmax_backward(dp: Array, p: Array) -> Array:
-    if not _raw(dp, p) or not p.ndim or dp.shape != p.shape:
+    if not door.raw(dp, p) or not p.ndim or dp.shape != p.shape:
         return reference.softmax_backward(dp, p)
     width = int(p.shape[-1])
-    dx = _empty(p.shape, p)
-    launch(f"softmax_backward<{_type(p)}>", warps(p.size // width), _dense(dp), _dense(p), dx, p.size // width, width)
+    n = p.size // width
+    dx = door.empty(p.shape, p)
+    door.launch(f"softmax_backward<{door.kind(p)}>", warps(n), door.dense(dp), door.dense(p), dx, n, width)
     return dx
 
 
@@ -335,20 +311,27 @@ def adamw(
     decay: float,
     step: int,
 ) -> tuple[Array, Array, Array]:
-    if not _raw(p, g, m, v) or not p.shape == g.shape == m.shape == v.shape:
+    if not door.raw(p, g, m, v) or not p.shape == g.shape == m.shape == v.shape:
         return reference.adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step)
     a, b = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
     scalar: Any = p.dtype.type
     numbers = [scalar(c) for c in (lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, a, b)]
-    new = [_empty(p.shape, p) for _ in range(3)]
-    given = [_dense(c) for c in (p, g, m, v)]
-    launch(f"adamw<{_type(p)}>", elements(p.size), *given, *new, p.size, *numbers)
+    new = [door.empty(p.shape, p) for _ in range(3)]
+    given = [door.dense(c) for c in (p, g, m, v)]
+    door.launch(f"adamw<{door.kind(p)}>", elements(p.size), *given, *new, p.size, *numbers)
     return new[0], new[1], new[2]
 
+
+# --- weights that are stored sparse: see cuda_sparse -----------------------------------------------------------------
+
+csr_linear, csr_linear_dx = cuda_sparse.csr_linear, cuda_sparse.csr_linear_dx
+csr_linear_ddata = cuda_sparse.csr_linear_ddata
+bsr_linear, bsr_linear_dx = cuda_sparse.bsr_linear, cuda_sparse.bsr_linear_dx
+bsr_linear_ddata = cuda_sparse.bsr_linear_ddata
+nm_linear, nm_linear_dx, nm_linear_ddata = cuda_sparse.nm_linear, cuda_sparse.nm_linear_dx, cuda_sparse.nm_linear_ddata
 
 # --- outside the sparse layer: the definitions, on the device --------------------------------------------------------
 
 rotate = reference.rotate
 rms_norm, rms_norm_backward = reference.rms_norm, reference.rms_norm_backward
-csr_linear, csr_linear_dx, csr_linear_ddata = reference.csr_linear, reference.csr_linear_dx, reference.csr_linear_ddata
 prune_mask = reference.prune_mask

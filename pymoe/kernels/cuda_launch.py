@@ -16,7 +16,7 @@ import numpy as np
 
 from pymoe.backend.namespace import Array
 
-FILES = ("common.cu", "activations.cu", "decisions.cu", "movement.cu", "experts.cu", "rows.cu")
+FILES = ("common.cu", "activations.cu", "decisions.cu", "movement.cu", "experts.cu", "rows.cu", "sparse.cu")
 OPTIONS = ("-std=c++17",)
 TYPES = {"float32": "float", "float64": "double"}
 FUNCTORS = {
@@ -39,7 +39,13 @@ _PLAIN = (
     "softmax",
     "softmax_backward",
     "adamw",
+    "bsr_linear_dx",
+    "nm_linear",
+    "nm_linear_dx",
+    "nm_linear_ddata",
 )
+_OF_INTEGERS = ("bsr_linear", "bsr_linear_ddata")  # of both kinds of integers that a structure comes in
+INTEGERS = {"int32": "int", "int64": "i64"}
 _OF_ACTIVATION = (
     "act_forward",
     "act_backward",
@@ -50,6 +56,7 @@ _OF_ACTIVATION = (
 )
 INSTANCES: tuple[str, ...] = tuple(
     [f"{name}<{t}>" for name in _PLAIN for t in TYPES.values()]
+    + [f"{name}<{t}, {i}>" for name in _OF_INTEGERS for t in TYPES.values() for i in INTEGERS.values()]
     + [f"combine<{t}, {weighted}>" for t in TYPES.values() for weighted in ("true", "false")]
     + [f"{name}<{t}, {act}>" for name in _OF_ACTIVATION for t in TYPES.values() for act in FUNCTORS.values()]
 )
@@ -106,27 +113,27 @@ Value = TypeVar("Value")
 
 
 class OncePerArray(Generic[Value]):
-    """``read(a)``, which waits for the device, done once for each array and kept as long as that array lives.
+    """``read(arrays, plain values)``, which waits for the device, done once and kept as long as the arrays live.
 
-    Index arrays (plans) are not written after they were made; who changes one in place has to pass a copy.
+    Index arrays (plans, structures) are not written after they were made; who changes one in place has to pass a copy.
     """
 
-    def __init__(self, read: Callable[[Array], Value]) -> None:
+    def __init__(self, read: Callable[..., Value]) -> None:
         self._read = read
-        self._known: dict[int, tuple[weakref.ref[Any], Value]] = {}
+        self._known: dict[tuple[Any, ...], tuple[tuple[weakref.ref[Any], ...], Value]] = {}
 
-    def __call__(self, a: Array) -> Value:
-        key = id(a)
+    def __call__(self, *arrays: Array, **plain: Any) -> Value:
+        key = (*(id(a) for a in arrays), *plain.values())
         known = self._known.get(key)
-        if known is not None and known[0]() is a:
+        if known is not None and all(ref() is a for ref, a in zip(known[0], arrays, strict=True)):
             return known[1]
-        value = self._read(a)
+        value = self._read(*arrays, **plain)
 
         def forget(dead: weakref.ref[Any]) -> None:
-            if key in self._known and self._known[key][0] is dead:
+            if key in self._known and any(ref is dead for ref in self._known[key][0]):
                 del self._known[key]
 
-        self._known[key] = (weakref.ref(a, forget), value)
+        self._known[key] = (tuple(weakref.ref(a, forget) for a in arrays), value)
         return value
 
     def __len__(self) -> int:

@@ -49,6 +49,12 @@ def cases(rng: np.random.Generator, dtype: Any, integers: bool = False) -> dict[
     stored[3, :], stored[:, 5] = False, False
     indices, indptr = np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
     entries = real(indices.size)
+    grid = rng.random((F // 2, 12)) < 0.4  # blocks of 2 x 3 on (F, 36)
+    grid[4, :], grid[:, 7] = False, False
+    cut, offsets = np.nonzero(grid)[1], np.concatenate([[0], np.cumsum(grid.sum(1))])
+    tiles = real(cut.size, 2, 3)
+    position = np.sort(np.argsort(rng.random((F, 8, 5)), axis=2)[:, :, :2], axis=2).reshape(F, 16)  # 2 of 5 on (F, 40)
+    pairs = real(F, 16)
     table: dict[str, Case] = {
         "topk": ("topk", (ties, K), {}),
         "topk_all": ("topk", (ties, E), {}),
@@ -76,6 +82,19 @@ def cases(rng: np.random.Generator, dtype: Any, integers: bool = False) -> dict[
         "csr_linear": ("csr_linear", (real(T, D), entries, indices, indptr), {}),
         "csr_linear_dx": ("csr_linear_dx", (real(T, F), entries, indices, indptr, D), {}),
         "csr_linear_ddata": ("csr_linear_ddata", (real(T, F), real(T, D), indices, indptr), {}),
+        "csr_linear_int32": ("csr_linear", (real(T, D), entries, indices.astype("i4"), indptr.astype("i4")), {}),
+        "bsr_linear": ("bsr_linear", (real(T, 36), tiles, cut, offsets), {}),
+        "bsr_linear_int32": ("bsr_linear", (real(T, 36), tiles, cut.astype("i4"), offsets.astype("i4")), {}),
+        "bsr_linear_dx": ("bsr_linear_dx", (real(T, F), tiles, cut, offsets, 36), {}),
+        "bsr_linear_ddata": ("bsr_linear_ddata", (real(T, F), real(T, 36), cut, offsets, (2, 3)), {}),
+        "bsr_linear_ddata_int32": (
+            "bsr_linear_ddata",
+            (real(T, F), real(T, 36), cut.astype("i4"), offsets.astype("u2"), (2, 3)),
+            {},
+        ),
+        "nm_linear": ("nm_linear", (real(T, 40), pairs, position.astype("u1"), 5), {}),
+        "nm_linear_dx": ("nm_linear_dx", (real(T, F), pairs, position, 5, 40), {}),
+        "nm_linear_ddata": ("nm_linear_ddata", (real(T, F), real(T, 40), position, 5), {}),
         "prune_mask": ("prune_mask", (blocks, 200), {}),
         "softmax_3d": ("softmax", (real(3, 4, 65),), {}),
         "softmax_backward": ("softmax_backward", (real(T, D), probability / probability.sum(1, keepdims=True)), {}),

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from pymoe import kernels
-from pymoe.kernels import cuda, cuda_launch, reference
+from pymoe.kernels import cuda, cuda_door, cuda_launch, reference
 
 GUARD = 64  # elements before and after each output
 SHIM = Path(__file__).with_name("host_shim.h")
-LETTERS = {"float32": "f", "float64": "d", "int64": "l", "bool": "b"}
+LETTERS = {"float32": "f", "float64": "d", "int64": "l", "int32": "i", "uint8": "u", "bool": "b"}
 TAIL = """
 static const std::vector<shim::Entry> table = {%s};
 extern "C" const char* signature(int i) { return table[i].signature.c_str(); }
@@ -108,15 +108,15 @@ def emulated(host: Host) -> Iterator[Host]:
     def argsort(a: np.ndarray) -> np.ndarray:
         return np.argsort(a, kind="stable")
 
-    names = "int64 bool_ ascontiguousarray stack min max take searchsorted arange concatenate dot".split()
+    names = "int64 uint8 bool_ ascontiguousarray stack min max take searchsorted arange concatenate dot".split()
     stand_in = SimpleNamespace(**{n: getattr(np, n) for n in names}, argsort=argsort, empty=host.empty)
 
     def of(x: np.ndarray) -> Any:
         return cuda if str(x.dtype) in cuda_launch.TYPES or x.dtype.kind in "iu" else reference
 
-    before = cuda._cupy, cuda.launch, kernels.of
-    cuda._cupy, cuda.launch, kernels.of = (lambda: stand_in), host.launch, of
+    before = cuda_door.cupy, cuda_door.launch, kernels.of
+    cuda_door.cupy, cuda_door.launch, kernels.of = (lambda: stand_in), host.launch, of
     try:
         yield host
     finally:
-        cuda._cupy, cuda.launch, kernels.of = before
+        cuda_door.cupy, cuda_door.launch, kernels.of = before

@@ -105,6 +105,10 @@ template <class A> std::string letter() {
         return "d";
     } else if constexpr (std::is_same_v<A, long long>) {
         return "l";
+    } else if constexpr (std::is_same_v<A, int>) {
+        return "i";
+    } else if constexpr (std::is_same_v<A, unsigned char>) {
+        return "u";
     } else {
         static_assert(std::is_same_v<A, bool>, "a kernel takes pointers, long long, float and double");
         return "b";

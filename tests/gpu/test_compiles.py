@@ -54,7 +54,7 @@ def by_nvrtc(source: str, arch: str, folder: Path) -> tuple[bytes, set[str]]:
 def mangled(instance: str) -> str:
     """The start of the Itanium name of an instance: "topk<float>" -> "_Z4topkIfE"."""
     name, _, rest = instance.partition("<")
-    letters = {"float": "f", "double": "d", "true": "Lb1E", "false": "Lb0E"}
+    letters = {"float": "f", "double": "d", "int": "i", "i64": "x", "true": "Lb1E", "false": "Lb0E"}
     kinds = [letters.get(t, f"{len(t)}{t}") for t in rest.rstrip(">").split(", ")]
     return f"_Z{len(name)}{name}I{''.join(kinds)}E"
 

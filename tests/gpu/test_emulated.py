@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pymoe.backend.errors import ConfigError, DtypeError, IndexRangeError, ShapeError
-from pymoe.kernels import activations, cuda, cuda_launch, reference
+from pymoe.kernels import activations, cuda, cuda_launch, cuda_sparse, reference
 
 from ..strict.subjects import Subject, deviation, subjects
 from .cases import E, K, cases, names
@@ -19,11 +19,11 @@ from .host import Host, build, compiler, emulated
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to run the CUDA kernels on the CPU")
 TOLERANCE = {"float64": 1e-13, "float32": 64 * 2.0**-24}
 # CuPy's sort, cuBLAS, and elementwise code outside the sparse layer
-NORMS, SPARSE = {"rms_norm", "rms_norm_backward"}, {"csr_linear", "csr_linear_dx", "csr_linear_ddata"}
+NORMS = {"rms_norm", "rms_norm_backward"}
 GROUPED = {"grouped_linear", "grouped_linear_dx", "grouped_linear_dw"}
-NO_RAW_KERNEL = {"counting_sort", "rotate", "prune_mask"} | GROUPED | NORMS | SPARSE
+NO_RAW_KERNEL = {"counting_sort", "rotate", "prune_mask"} | GROUPED | NORMS
 ROUNDED = ("softmax", "adamw", "act", "glu", "weighted")  # kernels (first word) that are not exact on integers
-LIBRARY = ("counting", "grouped", "rotate", "rms", "csr", "prune")
+LIBRARY = ("counting", "grouped", "rotate", "rms", "prune")
 
 # One fault of 0.1 % or one place in each kernel: every case has to notice.
 FAULTS = {
@@ -42,6 +42,12 @@ FAULTS = {
     "out[c] = out[c] / sum;": "out[c] = T(1.001) * out[c] / sum;",
     "(dp[r * columns + c] - dot);": "(dp[r * columns + c] - T(1.001) * dot);",
     "T second = beta2 * v[i]": "T second = T(1.001) * beta2 * v[i]",
+    "sum += x[t * d + first + b] *": "sum += T(1.001) * x[t * d + first + b] *",
+    "sum += from[a] * data": "sum += T(1.001) * from[a] * data",
+    "sum += dy[t * f + row[e] * r + a] *": "sum += T(1.001) * dy[t * f + row[e] * r + a] *",
+    "i64 column = q / n * m + position": "i64 column = (q + 1) / n * m + position",
+    "if (position[i * s + q] == j % m) sum += dy": "if (position[i * s + q] == j % m) sum += T(1.001) * dy",
+    "sum += dy[t * f + i] * x": "sum += T(1.001) * dy[t * f + i] * x",
 }
 
 
@@ -117,7 +123,10 @@ def test_layers_and_models_on_the_cuda_kernels(subject: Subject, library: Any) -
         with emulated(Host(library)) as host:
             got = subject.run(lambda a: a)
     used = {name.split("<")[0] for name in host.launched}
+    form = subject.name.rsplit(" ", 1)[-1]
+    sparse = {"csr": "bsr_linear", "bsr": "bsr_linear", "nm": "nm_linear"}.get(form)
     assert {"topk", "gather", "combine"} <= used
+    assert sparse is None or {sparse, f"{sparse}_dx", f"{sparse}_ddata"} <= used
     off, path = deviation(got, want)
     assert off <= 1e-13, f"{path}: {off:.1e}"
 
@@ -172,6 +181,13 @@ def test_empty_arrays(library: Any) -> None:
         assert (cuda.segment_sum(none, np.zeros(E + 1, dtype=np.int64)) == 0).all()
         assert (cuda.grouped_linear_dw(none, none, np.zeros(E + 1, dtype=np.int64)) == 0).all()
         assert [a.tolist() for a in cuda.counting_sort(ids, 2)] == [[], [0, 0, 0]]
+        zeros = np.zeros(4, dtype=np.int64)
+        assert not cuda.csr_linear(np.ones((2, 5)), np.empty(0), ids, zeros).any()
+        assert cuda.csr_linear_dx(np.ones((2, 3)), np.empty(0), ids, zeros, 5).shape == (2, 5)
+        assert cuda.csr_linear_ddata(np.ones((2, 3)), np.ones((2, 5)), ids, zeros).shape == (0,)
+        assert cuda.bsr_linear_ddata(np.ones((2, 6)), np.ones((2, 5)), ids, zeros, (2, 5)).shape == (0, 2, 5)
+        assert not cuda.nm_linear(np.ones((2, 4)), np.empty((3, 0)), np.empty((3, 0), np.uint8), 4).any()
+        assert cuda.nm_linear(np.empty((0, 4)), np.ones((3, 1)), np.zeros((3, 1), np.uint8), 4).shape == (0, 3)
         assert not host.launched
 
 
@@ -195,6 +211,18 @@ def test_refuses_what_the_definition_refuses(library: Any) -> None:
         (ConfigError, cuda.glu_forward, (x, "swish")),
         (ConfigError, cuda.topk, (x, 7)),
         (ConfigError, cuda.nm_mask, (x, 2, 4)),
+        (IndexRangeError, cuda.csr_linear, (x, np.ones(2), np.array([0, 6]), np.array([0, 2]))),
+        (ShapeError, cuda.csr_linear, (x, np.ones(2), np.array([1, 1]), np.array([0, 2]))),
+        (ShapeError, cuda.csr_linear_dx, (x, np.ones(2), np.array([0, 1]), np.array([0, 2]), 6)),
+        (ShapeError, cuda.csr_linear_ddata, (x, x, np.array([0, 1]), np.array([0, 2]))),
+        (ShapeError, cuda.bsr_linear, (x, np.ones((1, 1, 4)), np.array([0]), np.array([0, 1]))),
+        (IndexRangeError, cuda.bsr_linear, (x, np.ones((1, 2, 3)), np.array([2]), np.array([0, 1]))),
+        (DtypeError, cuda.bsr_linear_dx, (x, np.ones((1, 6, 3)), np.array([0.0]), np.array([0, 1]), 6)),
+        (ShapeError, cuda.bsr_linear_ddata, (x, x, np.array([0]), np.array([0, 2]), (6, 3))),
+        (ConfigError, cuda.nm_linear, (x, np.ones((2, 2)), np.array([[0, 1], [0, 1]]), 4)),
+        (ShapeError, cuda.nm_linear, (x, np.ones((1, 4)), np.array([[1, 0, 0, 1]]), 3)),
+        (IndexRangeError, cuda.nm_linear_dx, (np.ones((4, 1)), np.ones((1, 2)), np.array([[0, 3]]), 3, 6)),
+        (ShapeError, cuda.nm_linear_ddata, (x, x, np.array([[0, 1]]), 3)),
     ]
     for expected, kernel, args in refused:
         with emulated(Host(library)) as host, pytest.raises(expected):
@@ -222,6 +250,55 @@ def test_an_index_overwritten_after_its_check_cannot_reach_memory(library: Any) 
         cuda.gather(np.ones((2, 3)), rows)
         rows[1] = 10**12
         assert np.isnan(cuda.gather(np.ones((2, 3)), rows)[1]).all()
+
+
+def test_a_structure_is_checked_once_and_forgotten_with_its_arrays(
+    library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    for name, read in (("_in_order", cuda_sparse._read_structure), ("_columns", cuda_sparse._read_columns)):
+        once = cuda_launch.OncePerArray(lambda *a, name=name, read=read, **k: reads.append(name) or read(*a, **k))
+        monkeypatch.setattr(cuda_sparse, name, once)
+    indices, indptr, other = np.array([0, 2, 1]), np.array([0, 2, 3]), np.array([0, 3, 3])
+    with emulated(Host(library)):
+        for _ in range(3):
+            cuda.csr_linear(np.ones((4, 3)), np.ones(3), indices, indptr)
+            cuda.csr_linear_dx(np.ones((4, 2)), np.ones(3), indices, indptr, 3)
+        assert reads == ["_in_order", "_columns"]
+        with pytest.raises(ShapeError):  # the same columns under other offsets are another structure
+            cuda.csr_linear(np.ones((4, 3)), np.ones(3), indices, other)
+        with pytest.raises(IndexRangeError):  # and so they are in a narrower weight
+            cuda.csr_linear(np.ones((4, 2)), np.ones(3), indices, indptr)
+    del indices
+    gc.collect()
+    assert not len(cuda_sparse._in_order) and not len(cuda_sparse._columns)
+
+
+def test_a_structure_overwritten_after_its_check_cannot_reach_memory(library: Any) -> None:
+    indices, indptr, position = np.array([0, 1]), np.array([0, 2]), np.zeros((1, 1), np.uint8)
+    with emulated(Host(library)):
+        cuda.csr_linear(np.ones((2, 3)), np.ones(2), indices, indptr)
+        cuda.nm_linear(np.ones((2, 3)), np.ones((1, 1)), position, 3)
+        indices[1], indptr[1], position[0, 0] = 10**12, 10**12, 255
+        assert np.isnan(cuda.csr_linear(np.ones((2, 3)), np.ones(2), indices, indptr)).all()
+        assert np.isnan(cuda.csr_linear_ddata(np.ones((2, 1)), np.ones((2, 3)), indices, indptr)).tolist() == [0, 1]
+        assert np.isnan(cuda.nm_linear(np.ones((2, 3)), np.ones((1, 1)), position, 3)).all()
+        assert np.isnan(cuda.nm_linear_ddata(np.ones((2, 1)), np.ones((2, 3)), position, 3)).all()
+
+
+def test_what_no_raw_sparse_kernel_takes(library: Any) -> None:
+    rng = np.random.default_rng(2)
+    x, wide = rng.normal(size=(3, 600)), np.array([[299, 1]])
+    indices, indptr = np.array([0, 5]), np.array([0, 1, 2])
+    with emulated(Host(library)) as host:
+        assert (
+            error(cuda.nm_linear(x, np.ones((1, 2)), wide, 300), reference.nm_linear(x, np.ones((1, 2)), wide, 300))
+            == 0
+        )
+        y = cuda.csr_linear(x + 0j, np.ones(2) + 0j, indices, indptr)
+        assert np.array_equal(y, (x + 0j)[:, [0, 5]])
+        assert np.array_equal(cuda.csr_linear(x, np.ones(2, np.float32), indices, indptr), x[:, [0, 5]])
+        assert not host.launched
 
 
 def test_a_lane_missing_at_a_shuffle_is_seen(folder: Path) -> None:

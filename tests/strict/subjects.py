@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pymoe import kernels, models, moe, presets
+from pymoe import kernels, models, moe, presets, storage
 from pymoe.backend import to_numpy
 from pymoe.train import clip
 from pymoe.train.optim import OPTIMIZERS
@@ -138,6 +138,39 @@ def _layer(name: str, variant: str) -> Subject:
     return Subject(f"layer {name} {variant}", run)
 
 
+def _stored(form: str) -> Subject:
+    """The layer with stored experts; the gradients come back as the parts of each."""
+
+    def compress(w: np.ndarray, rng: np.random.Generator) -> storage.Weight:
+        keep = rng.random(w.shape) < 0.5
+        if form == "csr":
+            return storage.csr.from_dense(w, keep)
+        if form == "bsr":
+            return storage.bsr.from_dense(w, (2, 3), keep & (rng.random(w.shape) < 0.3))
+        if form == "nm":
+            return storage.nm.from_dense(
+                w, 2, 3, kernels.reference.nm_mask(w.reshape(-1, w.shape[-1]), 2, 3).reshape(w.shape)
+            )
+        e, f, d = w.shape
+        return storage.Delta(*(rng.standard_normal(s) / 3 for s in ((f, d), (e, f, 2), (e, 2, d))))
+
+    def run(to: To) -> Any:
+        rng = _rng(f"stored {form}")
+        cfg = presets.mixtral(d_model=6, d_ff=9, n_experts=E, k=K, bias=True)
+        p = moe.init(rng, cfg)
+        for name in ("gate_up_proj", "down_proj"):
+            w = compress(p["experts"][name], rng)
+            p["experts"][name] = storage.forms.restore(storage.forms.describe(w), convert(storage.forms.arrays(w), to))
+        arrays, templates = storage.split(p)
+        arrays = {**convert({"router": arrays["router"]}, to), "experts": arrays["experts"]}
+        for name in ("gate_up_proj_bias", "down_proj_bias"):
+            arrays["experts"][name] = convert(rng.standard_normal(arrays["experts"][name].shape), to)
+        out, cache = moe.stored.forward(convert(rng.standard_normal((T, 6)), to), arrays, cfg, templates)
+        return out, moe.stored.backward(_like(out.y, to, form), cache, {"balance": 0.5})
+
+    return Subject(f"layer stored {form}", run)
+
+
 def _transformer(variant: str) -> dict[str, Any]:
     layer = presets.mixtral(d_model=12, d_ff=8, n_experts=5, k=2)
     if variant == "deepseek":
@@ -214,6 +247,7 @@ def subjects() -> list[Subject]:
             choice = presets.PRESETS[name](d_model=D, d_ff=F, n_experts=E).router.select == "expert_choice"
             if not (choice and variant == "capacity"):  # expert choice has its own capacity
                 made.append(_layer(name, variant))
+    made += [_stored(form) for form in storage.forms.FORMS]
     for kind in ("lm", "classifier", "seq2seq"):
         made += [_model(kind, variant) for variant in ("mixtral", "deepseek", "layer_norm")]
     made += [_optimizer(name) for name in OPTIMIZERS]
