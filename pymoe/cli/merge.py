@@ -91,7 +91,7 @@ def _across(args: argparse.Namespace, origins: list[Source], text: Text | None) 
                 return -changed.held_out(cfg, p, text)
 
             chosen = fuse.soup.greedy(trees, judge)
-        print(f"in the soup: {', '.join(origins[i].place for i in chosen.members)}")
+        print(f"in the soup: {', '.join(origins[i].place for i in chosen.kept)}")
         return Merged(chosen.p, cfg, {})
     base = None if args.base is None else source.open_(args.base).p
     with Bar("merging") as bar:

@@ -1,98 +1,169 @@
-r"""One tensor read in several places of a model: stored once, its gradient the sum over its readers.
+r"""Weights that several places of a model read and one place holds; the gradient is the sum over all that read it.
 
-Forward, ties = {name without a tensor of its own: name that holds it}::
+    full tree q:   q[name] = p[ties[name]]  for each tied name,  q[name] = p[name]  for all others
+    dp[name]       = dq[name] + Σ dq[tied]  over the tied names that read it
 
-    p_full[name] = p[ties[name]]                            references, no copies
+Names are dotted, of one array ("layers.1.mlp.experts.down_proj") or of a whole branch ("layers.1.mlp.experts").
+``forward`` and ``backward`` are those of any layer or model on the expanded tree, so that a check or an optimiser sees
+each weight once.  Expanding copies nothing.  (Experts tied within one layer are ``MoEConfig.tied``.)
 
-Backward::
-
-    dp[holder] = dp_full[holder] + Σ_{name: ties[name] = holder} dp_full[name]          a written sum
-
-``expand`` and ``collect`` are that pair for trees; ``forward`` and ``backward`` wrap a layer or a model with it, so that
-``verify.gradcheck`` sees the summed gradient.  Experts of one layer are tied by ``MoEConfig.tied``, and with a prefix
-here those of two layers, as in Universal Transformers (arXiv:1807.03819) and ALBERT (arXiv:1909.11942, section 3.1).
+Sources: tied matrices, Press and Wolf, arXiv:1608.05859; layers that share all of them, ALBERT, arXiv:1909.11942;
+experts of several layers, WideNet, arXiv:2107.11817.  Cost: one addition for each tied weight, backward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.backend.namespace import Array
 
-Ties = Mapping[str, str]
+Ties = Mapping[str, str]  # a name that is not stored -> the name that holds its weight
 
 
 class Cache(NamedTuple):
-    inner: ModuleType
-    cache: Any
-    ties: dict[str, str]
-    order: tuple[str, ...]  # the flat names of p
+    inner: Any  # the module
+    cache: Any  # of its forward
+    ties: Ties
 
 
-def check(names: list[str], ties: Ties) -> None:
-    """ConfigError unless every tie leads, in one step, from a name that p has not to one that it has."""
-    held = set(names)
-    for name, holder in ties.items():
-        if holder not in held:
-            chain = f"; {holder!r} is tied itself: name the tensor that is stored" if holder in ties else ""
-            raise ConfigError(f"{name!r} is tied to {holder!r}, which the parameters do not have{chain}")
-        if name in held:
-            raise ConfigError(f"{name!r} is tied to {holder!r} and has a tensor of its own: take that out, or the tie")
-
-
-def expand(p: tree.Tree, ties: Ties) -> dict[str, Any]:
-    """The tree as the model reads it: every tied name refers to the tensor of its holder.
+def forward(x: Array, p: Mapping[str, Any], inner: Any, cfg: Any, ties: Ties, **more: Any) -> tuple[Any, Cache]:
+    """``inner.forward(x, expand(p, ties), cfg, ...)`` of a layer or model module ``inner``.
 
     >>> import numpy as np
-    >>> expand({"a": {"w": np.ones(2)}}, {"b.w": "a.w"})
-    {'a': {'w': array([1., 1.])}, 'b': {'w': array([1., 1.])}}
+    >>> from pymoe.models import lm
+    >>> cfg = lm.LMConfig(vocab=7, d_model=6, n_layers=2, n_heads=3, d_ff=4, context=5)
+    >>> ties = {"layers.1.mlp": "layers.0.mlp"}
+    >>> p = drop(lm.init(np.random.default_rng(0), cfg), ties)
+    >>> out, cache = forward(np.array([[1, 2, 3]]), p, lm, cfg, ties, targets=np.array([[2, 3, 4]]))
+    >>> _, dp = backward(None, cache, {"lm": 1.0})
+    >>> "mlp" in dp["layers"]["1"], dp["layers"]["0"]["mlp"]["down_proj"].shape
+    (False, (6, 4))
     """
-    flat = tree.flatten(p)
-    check(list(flat), ties)
-    return tree.unflatten(flat | {name: flat[holder] for name, holder in ties.items()})
+    out, cache = inner.forward(x, expand(p, ties), cfg, **more)
+    return out, Cache(inner, cache, ties)
 
 
-def collect(dp: tree.Tree, ties: Ties) -> dict[str, Any]:
-    """The backward of ``expand``.
+def backward(dy: Any, cache: Cache, dlosses: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """dx and the gradient of what p stores."""
+    inner, inner_cache, ties = cache
+    dx, dq = inner.backward(dy, inner_cache) if dlosses is None else inner.backward(dy, inner_cache, dlosses)
+    return dx, collect(dq, ties)
 
-    >>> import numpy as np
-    >>> collect({"a": {"w": np.ones(2)}, "b": {"w": 3 * np.ones(2)}}, {"b.w": "a.w"})
-    {'a': {'w': array([4., 4.])}}
+
+def expand(p: Mapping[str, Any], ties: Ties) -> dict[str, Any]:
+    """The full tree: references to the arrays of p, in new dicts.
+
+    >>> expand({"a": {"w": 1.0}, "b": {}}, {"b.w": "a.w"})
+    {'a': {'w': 1.0}, 'b': {'w': 1.0}}
     """
-    flat = tree.flatten(dp)
-    missing = [name for name in (*ties, *ties.values()) if name not in flat]
-    if missing:
-        raise ShapeError(f"the gradients have no {missing[0]!r}, which is tied")
-    summed = {name: g for name, g in flat.items() if name not in ties}
+    check(ties)
+    full = _copied(p)
     for name, holder in ties.items():
-        if flat[name].shape != flat[holder].shape:
-            raise ShapeError(f"{name!r} {flat[name].shape} is tied to {holder!r} {flat[holder].shape}: shapes differ")
-        summed[holder] = summed[holder] + flat[name]
-    return tree.unflatten(summed)
+        if _find(p, name) is not None:
+            raise ConfigError(f"{name!r} is tied to {holder!r}, but the tree stores it too: tied.drop(p, ties)")
+        value = _find(p, holder)
+        if value is None:
+            raise ConfigError(f"{name!r} is tied to {holder!r}, which the tree does not store: it has {_names(p)}")
+        *parents, leaf = name.split(".")
+        node = full
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{name!r} is tied, but {parent!r} on the way to it is an array")
+        node[leaf] = _copied(value) if isinstance(value, Mapping) else value
+    return full
 
 
-def untie(p: tree.Tree, ties: Ties) -> dict[str, Any]:
-    """The parameters to store: the full tree without its tied names (what stood there is lost)."""
+def collect(dq: Mapping[str, Any], ties: Ties) -> dict[str, Any]:
+    """The gradient of what is stored, from that of the full tree: each holder's, and all that read it, summed.
+
+    >>> collect({"a": {"w": 1.0}, "b": {"w": 10.0, "c": 2.0}}, {"b.w": "a.w"})
+    {'a': {'w': 11.0}, 'b': {'c': 2.0}}
+    """
+    check(ties)
+    flat = tree.flatten(dq)
+    stored = tree.flatten(drop(dq, ties))
+    for name, holder in ties.items():
+        read, held = _below(flat, name), _below(stored, holder)
+        if read.keys() != held.keys():
+            raise ShapeError(
+                f"the gradient of {name!r} has other leaves than {holder!r}: {sorted(read.keys() ^ held.keys())}"
+            )
+        for leaf, d in read.items():
+            stored[holder + leaf] = stored[holder + leaf] + d
+    return tree.unflatten(stored)
+
+
+def drop(p: Mapping[str, Any], ties: Ties) -> dict[str, Any]:
+    """The tree without the tied names: from now on they are what their holders are, their own values are lost.
+
+    A branch of which nothing is left goes too.  A name that is not there: ConfigError; a holder of other shapes:
+    ShapeError.
+
+    >>> drop({"a": {"w": 1.0}, "b": {"w": 10.0, "c": 2.0}}, {"b.w": "a.w"})
+    {'a': {'w': 1.0}, 'b': {'c': 2.0}}
+    """
+    check(ties)
     flat = tree.flatten(p)
-    left = {name: a for name, a in flat.items() if name not in ties}
-    check(list(left), ties)
-    return tree.unflatten(left)
+    gone: set[str] = set()
+    for name, holder in ties.items():
+        read, held = _below(flat, name), _below(flat, holder)
+        for what, found in ((name, read), (holder, held)):
+            if not found:
+                raise ConfigError(f"there is no {what!r} in the tree: it has {_names(p)}")
+        shapes = [{leaf: getattr(a, "shape", ()) for leaf, a in found.items()} for found in (read, held)]
+        if shapes[0] != shapes[1]:
+            raise ShapeError(f"{name!r} cannot be tied to {holder!r}: it has {shapes[0]}, the holder {shapes[1]}")
+        gone |= {name + leaf for leaf in read}
+    return tree.unflatten({name: a for name, a in flat.items() if name not in gone})
 
 
-def forward(
-    x: Any, p: tree.Tree, cfg: Any, inner: ModuleType, ties: Ties, *rest: Any, **static: Any
-) -> tuple[Any, Cache]:
-    """``inner.forward(x, expand(p, ties), cfg, ...)``; inner: a layer or model module."""
-    out, cache = inner.forward(x, expand(p, ties), cfg, *rest, **static)
-    return out, Cache(inner, cache, dict(ties), tuple(tree.flatten(p)))
+def check(ties: Ties) -> None:
+    """ConfigError for a name tied to itself, to one that is tied itself (a chain, a circle), or to a part of itself."""
+    for name, holder in ties.items():
+        for what in (name, holder):
+            if not isinstance(what, str) or not all(what.split(".")):
+                raise ConfigError(f"ties are dotted names of the tree, got {what!r}")
+        if _overlap(name, holder):
+            raise ConfigError(f"{name!r} is tied to {holder!r}: a weight cannot hold itself or a part of itself")
+        for other in ties:
+            if _overlap(holder, other):
+                raise ConfigError(
+                    f"{name!r} is tied to {holder!r}, but {other!r} is tied to {ties[other]!r}: tie both to the one "
+                    "that is stored"
+                )
+            if other != name and _overlap(name, other):
+                raise ConfigError(f"{name!r} and {other!r} are both tied, and one is a part of the other: name it once")
 
 
-def backward(dout: Any, cache: Cache, dlosses: Any = None) -> tuple[Any, dict[str, Any]]:
-    """(dx, dp) with the keys of the p that was given."""
-    inner, own, ties, order = cache
-    dx, dp = inner.backward(dout, own) if dlosses is None else inner.backward(dout, own, dlosses)
-    flat = tree.flatten(collect(dp, ties))
-    return dx, tree.unflatten({name: flat[name] for name in order})
+def _overlap(a: str, b: str) -> bool:
+    return a == b or a.startswith(b + ".") or b.startswith(a + ".")
+
+
+def _below(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """{"" or ".rest": leaf} of the leaves at or below ``name``."""
+    return {full[len(name) :]: a for full, a in flat.items() if full == name or full.startswith(name + ".")}
+
+
+def _find(p: Mapping[str, Any], name: str) -> Any:
+    """What the tree has at ``name``; None for nothing, and for a branch without leaves."""
+    node: Any = p
+    for part in name.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return None if isinstance(node, Mapping) and not tree.flatten(node) else node
+
+
+def _copied(p: Mapping[str, Any]) -> dict[str, Any]:
+    """New dicts, the same arrays."""
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in p.items()}
+
+
+def _names(p: Mapping[str, Any]) -> str:
+    """The first few names of a tree, for a message."""
+    names = list(tree.flatten(p))
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

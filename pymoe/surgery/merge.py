@@ -143,15 +143,14 @@ def models(
         if how == "uniform":
             value = fuse.average.weighted([{"w": a} for a in these], each)["w"]
         elif how == "arithmetic":
-            value = fuse.ties.arithmetic(start[name], these, weights=weights, scale=scale)
+            value = fuse.arithmetic.merge(start[name], these, weights=weights, scale=scale)
         elif how == "ties":
             value = fuse.ties.merge(start[name], these, density=density, weights=weights, scale=scale)
         elif how in ("dare", "dare-ties"):
-            drops = [fuse.dare.drop(rng, d, 1 - density)[0] for d in fuse.ties.differences(start[name], these)]
-            if how == "dare":
-                value = start[name] + scale * sum(drops)
-            else:
-                value = fuse.ties.elect(start[name], drops, weights=weights, scale=scale)
+            masks = [fuse.dare.draw(rng, a.shape, 1 - density) for a in these]
+            value = fuse.dare.merge(
+                start[name], these, masks, rate=1 - density, weights=weights, scale=scale, elect=how == "dare-ties"
+            )
         elif how == "slerp":
             value = fuse.slerp(*these, t)
         else:

@@ -1,16 +1,24 @@
-r"""Put the hidden units of one expert into the order of another's: a permutation, found by linear assignment.
+r"""Bring the hidden units of one expert into the order of another's before they are averaged.
 
-For a feed-forward y = W_d act(W_g x) ⊙ (W_u x) a permutation P of the F hidden units leaves the function as it is::
+A permutation P of the F hidden units leaves a feed-forward the function that it is (F16: to the rounding of a sum of F
+terms in another order)::
 
-    W_g <- P W_g        W_u <- P W_u        W_d <- W_d Pᵀ            (biases of the ways up are permuted too)
+    gate <- P gate,   up <- P up,   down <- down Pᵀ       (and the biases of gate and up)
 
-``weights`` picks the P that brings the matrices closest (Git Re-Basin's weight matching for one layer)::
+so two experts may do the same with their units in another order, and their mean would be nonsense.  ``permutation``
+(weight matching) takes the P that maximises
 
-    max_P Σ_f ⟨W_g^ref[f], W_g[P(f)]⟩ + ⟨W_u^ref[f], W_u[P(f)]⟩ + ⟨W_d^ref[:, f], W_d[:, P(f)]⟩
+    Σ_f ⟨gate_f, gate'_π(f)⟩ + ⟨up_f, up'_π(f)⟩ + ⟨down_f, down'_π(f)⟩  (+ products of the biases of unit f)
 
-``activations`` the one that correlates the units' activations most (its activation matching).  Sources: Ainsworth et
-al., arXiv:2209.04836, section 3.1-3.2; M-SMoE, arXiv:2310.01334, section 3.2.  The assignment is SciPy's, exact.  Cost:
-F² D multiply-adds and an assignment of at most F³.
+with gate_f a row, down_f a column: the linear assignment problem of the cost U U'ᵀ (F, F), U (F, 3D) the units as rows.
+It minimises ‖U - P U'‖, and a permuted copy of an expert is brought back exactly (M4).  One expert has one hidden
+layer, so a single assignment is the optimum; the paper's coordinate descent is for networks of several.
+``by_activations`` takes the P that maximises Σ_f corr(h_f, h'_π(f)) over calibration tokens (or ⟨h_f, h'_π(f)⟩).
+
+Not undone: a ReLU unit may also be scaled, c·up and down/c.  Sources: Git Re-Basin, Ainsworth et al.,
+arXiv:2209.04836, section 3.1 (activations), 3.2 (weights); for gated experts M-SMoE, arXiv:2310.01334, section 3.2;
+correlation, Li et al., arXiv:1511.07543.  Cost: 3 D F² multiply-adds and O(F³) for the assignment
+(``scipy.optimize.linear_sum_assignment``).
 """
 
 from __future__ import annotations
@@ -20,85 +28,94 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, ShapeError
-from pymoe.sharing import inputs
-from pymoe.sharing.fuse import average
-
-Expert = Mapping[str, Any]
-
-
-def _rows(expert: Expert) -> list[np.ndarray]:
-    """Every matrix of an expert as (F, ...): what a hidden unit is made of."""
-    down = np.asarray(expert["down_proj"], dtype=np.float64)
-    f = down.shape[1]
-    found = [down.T]
-    for name, a in expert.items():
-        if name.startswith(("gate_up_proj", "up_proj")):
-            wide = np.asarray(a, dtype=np.float64).reshape(a.shape[0], -1)
-            found += [wide[:f], wide[f:]] if name.startswith("gate_up_proj") else [wide]
-    return found
+from pymoe.backend import device, namespace
+from pymoe.backend.errors import ConfigError, ShapeError, check_shape
+from pymoe.backend.namespace import Array
+from pymoe.moe.experts import names
+from pymoe.sharing.fuse import experts as single
 
 
-def weights(reference: Expert, other: Expert) -> np.ndarray:
-    """perm (F,): unit f of ``reference`` is met by unit perm[f] of ``other``.
+def permutation(reference: Mapping[str, Array], other: Mapping[str, Array], gated: bool | None = None) -> np.ndarray:
+    """perm (F,): unit perm[f] of ``other`` belongs beside unit f of ``reference``; ``apply`` puts it there.
 
-    >>> one = {"up_proj": np.array([[1.0], [5.0]]), "down_proj": np.array([[2.0, -3.0]])}
-    >>> two = {"up_proj": np.array([[5.0], [1.0]]), "down_proj": np.array([[-3.0, 2.0]])}
-    >>> weights(one, two)
-    array([1, 0])
+    Experts as dicts without the axis E; ``gated`` is read off the names unless given.  Widths that differ: ShapeError.
+
+    >>> a = {"up_proj": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), "down_proj": np.array([[1.0, 2.0, 3.0]] * 2)}
+    >>> permutation(a, apply(a, [2, 0, 1]))
+    array([1, 2, 0])
     """
-    average.check([reference, other])
-    return _assigned(sum(a @ b.T for a, b in zip(_rows(reference), _rows(other), strict=True)))
+    single.alike([reference, other])
+    return assign(units(reference, gated) @ units(other, gated).T)
 
 
-def activations(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """perm (F,) from hidden activations (T, F) of both experts on the same tokens: the most correlated units meet.
+def by_activations(h_reference: Array, h_other: Array, *, correlate: bool = True) -> np.ndarray:
+    """perm (F,) from the hidden activations (T, F) of both experts on the same tokens.
 
-    A unit that is constant correlates with nothing (0).
+    correlate: by Pearson's correlation (a unit that never changes has correlation 0 with all); else by ⟨h_f, h'_f'⟩.
+
+    >>> h = np.array([[1.0, 0.0, 5.0], [0.0, 1.0, 4.0], [0.0, 0.0, 3.0]])
+    >>> by_activations(h, h[:, [1, 2, 0]])
+    array([2, 0, 1])
     """
-    if reference.shape != other.shape or reference.ndim != 2:
-        raise ShapeError(f"activations of both must be (T, F) of the same tokens, got {reference.shape}, {other.shape}")
-    return _assigned(correlation(reference, other))
+    check_shape("h_reference", h_reference, (None, None))
+    check_shape("h_other", h_other, tuple(h_reference.shape))
+    a, b = single.read("h_reference", h_reference), single.read("h_other", h_other)
+    return assign(standard(a).T @ standard(b) if correlate else a.T @ b)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(F_a, F_b) correlations of the columns of a (T, F_a) and b (T, F_b); 0 where one of them is constant."""
-    inputs.finite("activations", a)
-    inputs.finite("activations", b)
+def apply(expert: Mapping[str, Array], perm: Any, gated: bool | None = None) -> dict[str, Any]:
+    """The expert with unit perm[f] in place f: the same function, bit for bit the same numbers in another order.
 
-    def unit(h: np.ndarray) -> np.ndarray:
-        centred = h.astype(np.float64) - h.mean(0, dtype=np.float64)
-        length = np.sqrt((centred * centred).sum(0))
-        return centred / np.where(length > 0, length, np.inf)
-
-    return unit(a).T @ unit(b)
-
-
-def apply(expert: Expert, perm: np.ndarray) -> dict[str, np.ndarray]:
-    """The expert with its hidden units in the order ``perm``: the same function, to the rounding of a sum over F.
-
-    >>> one = {"up_proj": np.array([[1.0], [5.0]]), "down_proj": np.array([[2.0, -3.0]])}
-    >>> apply(one, np.array([1, 0]))["down_proj"]
-    array([[-3.,  2.]])
+    >>> apply({"up_proj": np.array([[1.0], [2.0]]), "down_proj": np.array([[3.0, 4.0]])}, [1, 0])["down_proj"]
+    array([[4., 3.]])
     """
-    f = expert["down_proj"].shape[1]
+    f = single.width(expert)
+    order = check(perm, f)
+    up, down = _names(expert, gated)
+    xp = namespace(*expert.values())
+    columns = xp.asarray(order, device=device(expert[down]))
+    rows = xp.concat([columns, columns + f]) if up == "gate_up_proj" else columns
+    moved = {up: (rows, 0), up + "_bias": (rows, 0), down: (columns, 1)}
+    return {name: xp.take(a, moved[name][0], axis=moved[name][1]) if name in moved else a for name, a in expert.items()}
+
+
+def units(expert: Mapping[str, Array], gated: bool | None = None) -> np.ndarray:
+    """U (F, 3D), or (F, 2D) without a gate, float64: all that belongs to hidden unit f in row f, biases at the end."""
+    f = single.width(expert)
+    up, down = _names(expert, gated)
+    first = single.read(up, expert[up])
+    columns = [first[:f], first[f:], single.read(down, expert[down]).T]
+    if up + "_bias" in expert:
+        bias = single.read(up + "_bias", expert[up + "_bias"])
+        columns += [bias[:f, None], bias[f:].reshape(-1, 1)]
+    return np.concatenate([c for c in columns if len(c)], axis=1)
+
+
+def check(perm: Any, f: int) -> np.ndarray:
+    """``perm`` as an integer array that holds each of 0..f-1 once; else ConfigError."""
     order = np.asarray(perm)
-    if order.shape != (f,) or sorted(order.tolist()) != list(range(f)):
-        raise ConfigError(f"a permutation of the {f} hidden units is needed, got {order.tolist()[:8]}")
-    made = {}
-    for name, a in expert.items():
-        if name == "down_proj":
-            made[name] = a[:, order]
-        elif name.startswith("gate_up_proj"):
-            made[name] = a[np.concatenate([order, f + order])]
-        elif name.startswith("up_proj"):
-            made[name] = a[order]
-        else:  # the bias of the way down belongs to no unit
-            made[name] = a
-    return made
+    if order.shape != (f,) or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(f)):
+        raise ConfigError(f"a permutation of {f} hidden units must hold each of 0 to {f - 1} once, got {perm!r}")
+    return order.astype(np.int64)
 
 
-def _assigned(gain: np.ndarray) -> np.ndarray:
+def standard(h: np.ndarray) -> np.ndarray:
+    """(T, F) columns of mean 0 and length 1, so that Xᵀ X' are correlations; a constant column is 0."""
+    centred = h - h.mean(0) if len(h) else h
+    length = np.sqrt((centred * centred).sum(0))
+    still = length <= len(h) * np.finfo(np.float64).eps * np.abs(h).max(0, initial=0.0)  # nothing but rounding
+    return np.where(still, 0.0, centred / np.where(still, 1.0, length))
+
+
+def assign(gain: np.ndarray) -> np.ndarray:
+    """The permutation of largest total gain (F, F); of equally good ones SciPy's first, the same at each call."""
     from scipy.optimize import linear_sum_assignment
 
-    return np.asarray(linear_sum_assignment(gain, maximize=True)[1])
+    return np.asarray(linear_sum_assignment(gain, maximize=True)[1], dtype=np.int64)
+
+
+def _names(expert: Mapping[str, Array], gated: bool | None) -> tuple[str, str]:
+    found = single.gated_of(expert)
+    if gated is not None and gated != found:
+        raise ShapeError(f"gated={gated}, but the expert has {sorted(expert)}")
+    return names(found)

@@ -1,17 +1,27 @@
-r"""Averages of experts: an expert is a dict of its matrices, all experts with the same names and shapes.
+r"""The mean of experts (or of any dicts of arrays of equal shapes): uniform, weighted, by Fisher information, RegMean.
 
-============ ============================================================ ===========================================
-average      w                                                            source
-============ ============================================================ ===========================================
-uniform      1/n Σ_i w_i                                                  model soups, arXiv:2203.05482
-weighted     Σ_i c_i w_i / Σ_i c_i                                        by frequency: M-SMoE, arXiv:2310.01334
-fisher       Σ_i (F_i + ε) w_i / Σ_i (F_i + ε), entry by entry            arXiv:2111.09832, eq. 4
-regmean      Σ_i W_i G̃_i (Σ_i G̃_i)⁻¹, G̃ = α G + (1 - α) diag G            arXiv:2212.09849, eq. 2 (W (F, D) here)
-============ ============================================================ ===========================================
+::
 
-F_i the diagonal of the Fisher matrix (mean squared gradients), G_i = Σ_t x_t x_tᵀ of the inputs of expert i.  Experts
-that are all equal come back unchanged: bit for bit for two, to rounding for more (M1, M2).  Cost: O(n F D); regmean a
-solve of D³ besides.
+    uniform     w = 1/n Σ_i w_i
+    weighted    w = Σ_i s_i w_i,                            s_i = weight_i / Σ weight
+    Fisher      w = Σ_i s_i F_i ⊙ w_i / Σ_i s_i F_i          entry by entry; F_i = E[(∂ log p / ∂w_i)²] >= 0
+    RegMean     W = (Σ_i W_i G̃_i) (Σ_i G̃_i)⁻¹                W_i (F, D), y = x Wᵀ;  G_i = X_iᵀ X_i (D, D)
+                G̃ = α G + (1 - α) diag(G)
+
+Every mean is computed as one of its arguments plus a sum of differences to it::
+
+    w = w_r + Σ_i s_i (w_i - w_r)          r = the one of largest weight (of equal ones the first)
+
+so that equal arrays give their very bits (M1, M2), whatever n and the weights.  RegMean solves
+
+    (W - M) Σ G̃ = Σ_i (W_i - M) G̃_i,      M the uniform mean
+
+which is the same where Σ G̃ is regular.  Where it is singular (an input direction that no token had) the formula of the
+paper says nothing; the solution of least norm keeps M there.  It is the W of least Σ_i ‖X_i Wᵀ - X_i W_iᵀ‖² for α = 1.
+
+Sources: soups, arXiv:2203.05482; Fisher, Matena and Raffel, arXiv:2111.09832, eq. 4 (their floor on F_i is absolute,
+here it is a share of the largest, so that the scale of the loss does not matter); RegMean, Jin et al.,
+arXiv:2212.09849, eq. 2 and section 3.3 (α, and the plain mean for biases).  Cost: one pass; RegMean an SVD of (D, D).
 """
 
 from __future__ import annotations
@@ -21,93 +31,124 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.namespace import Array
 from pymoe.sharing import inputs
-
-Expert = Mapping[str, Any]
-
-
-def check(experts: Sequence[Expert]) -> None:
-    """At least one expert, all of the same names and shapes, all numbers; ConfigError, ShapeError, NonFiniteError."""
-    if not experts:
-        raise ConfigError("there is nothing to merge: give at least one expert")
-    first = experts[0]
-    for i, one in enumerate(experts):
-        if one.keys() != first.keys():
-            raise ShapeError(f"expert {i} has the matrices {sorted(one)}, expert 0 has {sorted(first)}")
-        for name, a in one.items():
-            if a.shape != first[name].shape:
-                raise ShapeError(f"{name} of expert {i} has shape {a.shape}, of expert 0 {first[name].shape}")
-            inputs.finite(f"{name} of expert {i}", a)
+from pymoe.sharing.fuse import experts as single
+from pymoe.sharing.split.copies import placed
 
 
-def uniform(experts: Sequence[Expert]) -> dict[str, np.ndarray]:
-    """The mean.
+def uniform(experts: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    """The plain mean, name by name.
 
-    >>> uniform([{"w": np.array([[1.0]])}, {"w": np.array([[4.0]])}])
-    {'w': array([[2.5]])}
+    >>> uniform([{"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, 2.0])}])
+    {'w': array([2., 2.])}
     """
-    return weighted(experts, [1.0] * len(experts))
+    return weighted(experts, np.ones(len(experts)))
 
 
-def weighted(experts: Sequence[Expert], weights: Sequence[float]) -> dict[str, np.ndarray]:
-    """The mean with weights c_i >= 0; where all are 0 (experts that nobody used) the uniform mean.
+def weighted(experts: Sequence[Mapping[str, Array]], weights: Any) -> dict[str, Any]:
+    """The mean by ``weights`` (n,), e.g. how often each expert was chosen; only their proportions matter.
 
-    >>> weighted([{"w": np.array([[1.0]])}, {"w": np.array([[4.0]])}], [3, 1])
-    {'w': array([[1.75]])}
+    Negative weights, or all 0: ConfigError.  Other names or shapes: ShapeError.  NaN: NonFiniteError.
+
+    >>> weighted([{"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, 2.0])}], [1, 3])
+    {'w': array([2.5, 2. ])}
     """
-    check(experts)
-    c = np.asarray(weights, dtype=np.float64)
-    if c.shape != (len(experts),) or not np.isfinite(c).all() or (c < 0).any():
-        raise ConfigError(f"{len(experts)} experts need as many weights, finite and not negative, got {weights!r}")
-    if not c.any():
-        c = np.ones_like(c)
-    first = experts[0]
-    made = {}
-    for name, a in first.items():
-        total = sum(ci * one[name].astype(np.float64) for ci, one in zip(c, experts, strict=True))
-        made[name] = (total / c.sum()).astype(a.dtype)
-    return made
+    single.alike(experts)
+    s = single.shares(weights, len(experts))
+    return {name: placed(mean([single.read(name, e[name]) for e in experts], s), a) for name, a in experts[0].items()}
 
 
-def fisher(experts: Sequence[Expert], fishers: Sequence[Expert], eps: float = 1e-12) -> dict[str, np.ndarray]:
-    """The mean with a weight for every entry: its Fisher information.  eps > 0 settles entries that no loss feels.
+def fisher(
+    experts: Sequence[Mapping[str, Array]],
+    fishers: Sequence[Mapping[str, Array]],
+    eps: float = 1e-6,
+    weights: Any = None,
+) -> dict[str, Any]:
+    """The mean by the diagonal Fisher information, entry by entry.
 
-    >>> fisher([{"w": np.array([1.0])}, {"w": np.array([4.0])}], [{"w": np.array([2.0])}, {"w": np.array([1.0])}])
-    {'w': array([2.])}
+    fishers: for each expert a dict of the same names and shapes, the mean over calibration examples of the *squared*
+    gradient.  Each is raised to at least ``eps`` times the largest entry of that name over all experts; where all of a
+    name are 0, the mean is by ``weights`` alone (uniform unless given).  Negative entries: ConfigError.
+
+    >>> sure = {"w": np.array([3.0, 0.0])}, {"w": np.array([1.0, 0.0])}
+    >>> fisher([{"w": np.array([1.0, 2.0])}, {"w": np.array([5.0, 4.0])}], sure)
+    {'w': array([2., 3.])}
     """
-    check(experts)
-    if len(fishers) != len(experts) or not eps > 0:
-        raise ConfigError(f"every expert needs its Fisher information, and eps > 0; got {len(fishers)} and eps={eps!r}")
-    made = {}
+    single.alike(experts)
+    single.alike(fishers, "Fisher information")
+    single.alike([experts[0], fishers[0]], "expert or Fisher information")
+    eps = inputs.share("eps", eps)
+    s = single.shares(np.ones(len(experts)) if weights is None else weights, len(experts))
+    if len(fishers) != len(experts):
+        raise ConfigError(f"one Fisher information for each expert: got {len(experts)} experts, {len(fishers)} of them")
+    merged = {}
     for name, a in experts[0].items():
-        for i, f in enumerate(fishers):
-            if f[name].shape != a.shape or (np.asarray(f[name]) < 0).any():
-                raise ShapeError(f"the Fisher information of {name}, expert {i}, must be {a.shape} and not negative")
-        scale = max(max(float(np.max(f[name], initial=0.0)) for f in fishers), np.finfo(np.float64).tiny)
-        c = [f[name].astype(np.float64) / scale + eps for f in fishers]
-        made[name] = (sum(ci * e[name] for ci, e in zip(c, experts, strict=True)) / sum(c)).astype(a.dtype)
-    return made
+        info = np.stack([single.read(name, f[name]) for f in fishers])
+        if (info < 0).any():
+            raise ConfigError(f"the Fisher information of {name} is a mean of squares, got a negative entry")
+        most = info.max(initial=0.0)
+        info = np.maximum(info / most, eps) if most > 0 else np.ones_like(info)
+        info = info * s.reshape(-1, *[1] * (info.ndim - 1))
+        w = np.stack([single.read(name, e[name]) for e in experts])
+        total = info.sum(0)
+        none = total == 0  # eps = 0 and no information here, or only in experts of weight 0
+        info = np.where(none, s.reshape(-1, *[1] * (info.ndim - 1)), info)
+        merged[name] = placed(_about(w, info / np.where(none, 1.0, total)), a)
+    return merged
 
 
-def regmean(weights: Sequence[np.ndarray], grams: Sequence[np.ndarray], alpha: float = 0.9) -> np.ndarray:
-    """The W (F, D) that best reproduces every W_i on its own inputs: argmin Σ_i ‖X_i Wᵀ - X_i W_iᵀ‖² (α = 1).
+def regmean(weights: Sequence[Array], grams: Sequence[Array], alpha: float = 0.9) -> Array:
+    """W (F, D) of the matrices W_i (F, D) and G_i = X_iᵀ X_i (D, D) of their inputs.
 
-    α < 1 shrinks the off-diagonal entries of the Gram matrices, which steadies the solve.  Directions in which no input
-    lies get the least-norm solution (pseudo-inverse), and inputs that are all zero the uniform mean.
+    alpha in [0, 1] shrinks what is off the diagonal of each G_i.  An expert that saw no token (G = 0) has no say.
 
-    >>> regmean([np.array([[1.0]]), np.array([[4.0]])], [np.array([[2.0]]), np.array([[1.0]])])
-    array([[2.]])
+    >>> w = [np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]])]
+    >>> regmean(w, [np.diag([1.0, 0.0]), np.diag([1.0, 2.0])])  # the second input was seen by the second expert alone
+    array([[2., 4.]])
     """
-    check([{"weight": w} for w in weights])
-    d = weights[0].shape[-1]
-    if len(grams) != len(weights) or any(g.shape != (d, d) for g in grams):
-        raise ShapeError(f"every weight (F, {d}) needs a Gram matrix ({d}, {d}), got {[g.shape for g in grams]}")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha shrinks off-diagonal entries and must lie in [0, 1], got {alpha!r}")
-    shrunk = [alpha * g.astype(np.float64) + (1 - alpha) * np.diag(np.diag(g)) for g in grams]
-    total = sum(shrunk, np.zeros((d, d)))
-    if not total.any():
-        return uniform([{"weight": w} for w in weights])["weight"]
-    right = sum((w.astype(np.float64) @ g for w, g in zip(weights, shrunk, strict=True)), np.zeros(weights[0].shape))
-    return np.linalg.lstsq(total.T, right.T, rcond=None)[0].T.astype(weights[0].dtype)
+    alpha = inputs.share("alpha", alpha)
+    if len(weights) != len(grams):
+        raise ConfigError(f"one Gram matrix for each weight: got {len(weights)} and {len(grams)}")
+    single.alike([{"weight": w} for w in weights])
+    check_shape("weights[0]", weights[0], (None, None))
+    d = int(weights[0].shape[1])
+    w = [single.read(f"weights[{i}]", a) for i, a in enumerate(weights)]
+    middle = mean(w, np.full(len(w), 1 / len(w)))
+    left, right = np.zeros_like(middle), np.zeros((d, d))
+    for i, g in enumerate(grams):
+        check_shape(f"grams[{i}]", g, (d, d))
+        g64 = single.read(f"grams[{i}]", g)
+        shrunk = alpha * g64 + (1 - alpha) * np.diag(np.diag(g64))
+        left, right = left + (w[i] - middle) @ shrunk, right + shrunk
+    return placed(middle + _solve(right, left), weights[0])
+
+
+def mean(arrays: Sequence[np.ndarray], s: np.ndarray) -> np.ndarray:
+    """Σ s_i a_i of float64 arrays for shares that sum to 1, as differences to the one of largest share."""
+    top = int(np.argmax(s))
+    start = arrays[top]
+    total = np.zeros_like(start)
+    for i, a in enumerate(arrays):
+        if i != top and s[i]:
+            total = total + s[i] * (a - start)
+    return np.asarray(np.where(total == 0, start, start + total))  # start + 0 would make 0 of -0
+
+
+def _about(w: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """``mean`` with shares (n, ...) of their own for each entry."""
+    top = np.argmax(s, axis=0)[None]
+    start = np.take_along_axis(w, top, axis=0)[0]
+    total = (s * (w - start)).sum(0)
+    return np.asarray(np.where(total == 0, start, start + total))
+
+
+def _solve(s: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """X of least norm with X s = b, s symmetric and positive semidefinite."""
+    import scipy.linalg
+
+    if not s.any():
+        return np.zeros_like(b)
+    found = scipy.linalg.lstsq(s, b.T, cond=len(s) * np.finfo(np.float64).eps)[0].T
+    return np.asarray(found)

@@ -1,12 +1,17 @@
-"""HC-SMoE's groups: hierarchical clustering of the experts' mean outputs on calibration tokens, average linkage.
+r"""HC-SMoE: groups of experts whose mean outputs are near each other, by hierarchical clustering.
 
-    d(A, B) = mean of ‖o_a - o_b‖₂ over a in A, b in B         o_e the mean output of expert e over all tokens
-    join the two closest clusters until ``n_groups`` are left
+With o_e = 1/T Σ_t f_e(x_t) (E, D), the mean output of expert e over ALL calibration tokens, whoever was routed there
+(``sparsity.statistics.mean_outputs``)::
 
-Exactly ``n_groups`` come out, whatever ties there are: the merges of SciPy's linkage are applied in their order (a cut
-by ``fcluster`` may give fewer).  Groups are numbered by their lowest expert.  Source: Chen et al., arXiv:2410.08589,
-section 3.2.  Traps of published code: 'ward' on distances that are not squared; k-means with an empty cluster.  Cost:
-O(E² D).
+    d(A, B) = 1/(|A| |B|) Σ_{a in A, b in B} ‖o_a - o_b‖₂          average linkage
+
+Start with E groups of one; join the two nearest, E - n_groups times.  There are always exactly n_groups groups: the
+tree is cut by the number of joins (``fcluster(..., "maxclust")`` cuts by distance, and where distances are equal it
+gives fewer).  Which of several equally near pairs is joined first is SciPy's choice, the same at each call.
+
+Source: Chen et al., arXiv:2410.08589, section 3.2 (average linkage and Euclidean distance are their choice; k-means, of
+which a cluster may come out empty, is one of those they compare).  "ward" here is SciPy's, of the outputs themselves; a
+matrix of plain distances must not be given to a formula that is for squared ones.  Cost: O(E² D).
 """
 
 from __future__ import annotations
@@ -14,33 +19,34 @@ from __future__ import annotations
 import numpy as np
 
 from pymoe.backend.errors import ConfigError, check_shape
-from pymoe.sharing import inputs
+from pymoe.backend.namespace import Array
+from pymoe.sharing.fuse import experts as single
 
-METHODS = ("average", "single", "complete")
+METHODS = ("average", "single", "complete", "ward")
 
 
-def groups(mean_outputs: np.ndarray, n_groups: int, method: str = "average") -> np.ndarray:
-    """group_of (E,) from mean outputs (E, D).
+def groups(mean_outputs: Array, n_groups: int, method: str = "average") -> np.ndarray:
+    """group_of (E,) of mean_outputs (E, D); groups are numbered by the lowest id in them.
 
-    >>> groups(np.array([[0.0], [5.0], [0.1], [5.3]]), 2)
-    array([0, 1, 0, 1])
+    >>> groups(np.array([[0.0, 0.0], [5.0, 5.0], [0.1, 0.0], [9.0, 0.0]]), 3)
+    array([0, 1, 0, 2])
+    >>> groups(np.zeros((4, 2)), 3)  # all equal, and still three groups
+    array([0, 0, 1, 2])
     """
-    from scipy.cluster.hierarchy import linkage
-
-    inputs.finite("mean_outputs", mean_outputs)
-    check_shape("mean_outputs", mean_outputs, (None, None))
-    experts = mean_outputs.shape[0]
-    if not 1 <= n_groups <= experts:
-        raise ConfigError(f"between 1 and {experts} groups can be made of {experts} experts, got {n_groups!r}")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {METHODS}, got {method!r}")
-    clusters: dict[int, list[int]] = {e: [e] for e in range(experts)}
-    if experts > 1:
-        merges = linkage(mean_outputs.astype(np.float64), method=method, metric="euclidean")
-        for step in range(experts - n_groups):
-            a, b = int(merges[step, 0]), int(merges[step, 1])
-            clusters[experts + step] = clusters.pop(a) + clusters.pop(b)
-    group_of = np.empty(experts, dtype=np.int64)
-    for g, members in enumerate(sorted(clusters.values(), key=min)):
-        group_of[members] = g
-    return group_of
+    check_shape("mean_outputs", mean_outputs, (None, None))
+    o = single.read("mean_outputs", mean_outputs)
+    e = len(o)
+    keep = single.n_groups(n_groups, e)
+    if keep == e:
+        return np.arange(e)
+    from scipy.cluster.hierarchy import linkage
+
+    members = {i: [i] for i in range(e)}
+    for step, (a, b) in enumerate(linkage(o, method=method, metric="euclidean")[: e - keep, :2]):
+        members[e + step] = members.pop(int(a)) + members.pop(int(b))
+    label = np.empty(e, dtype=np.int64)
+    for name, ids in members.items():
+        label[ids] = name
+    return single.numbered(label)

@@ -1,38 +1,66 @@
-"""M-SMoE's groups: around the experts that are used most, by how alike the router treats them.
+r"""M-SMoE: groups of experts that the router treats alike, each around one of the most used experts.
 
-    dominant = the ``n_groups`` ids of largest count            (ties: the lowest id)
-    every other expert joins the dominant one with the largest cosine of their columns of router logits (T, E)
+With z (T, E) the router's logits and n_e how often expert e was chosen, over calibration tokens::
 
-Then each group is aligned to its dominant expert and averaged by frequency (``merge.merge_groups``).  Groups are
-numbered in the order of their dominant experts' ids.  Source: Li et al., arXiv:2310.01334, section 3.2, eq. 3.  Cost:
-O(T E G).
+    dominant      the n_groups experts of largest n_e                             (of equal ones the lowest id)
+    other e       joins the dominant d of largest cos(z_:e, z_:d)                 (of equal ones the lowest id)
+    merged        E_g = Σ_{e in g} n_e P_e E_e / Σ n_e        P_e aligns e to its dominant expert (``align``)
+
+The router keeps its E rows, and the ids of a group share one stored expert (``MoEConfig.tied``).  ``merge_groups`` with
+how="frequency" and align=True does the merging.  Source: Li et al., arXiv:2310.01334, section 3.2 (the paper also
+shares the dominant experts out over the layers by their use; here each layer is given its number of groups).
+Cost: T E n_groups multiply-adds.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, check_shape
-from pymoe.sharing import inputs
+from pymoe.backend.errors import ConfigError, NonFiniteError, check_shape
+from pymoe.backend.namespace import Array
+from pymoe.sharing.fuse import experts as single
 
 
-def groups(router_logits: np.ndarray, count: np.ndarray, n_groups: int) -> np.ndarray:
-    """group_of (E,); of equal cosines the dominant expert of the lowest id takes the expert.
+def groups(router_logits: Array, count: Any, n_groups: int, *, tied: tuple[int, ...] | None = None) -> np.ndarray:
+    """group_of (E,) of router_logits (T, E) and count (E,); groups are numbered by the lowest id in them.
 
-    >>> z = np.array([[1.0, 0.0, 0.9], [0.0, 1.0, 0.1]])
-    >>> groups(z, np.array([5, 4, 1]), 2)
-    array([0, 1, 0])
+    tied: of a layer whose experts are tied already (``MoEConfig.tied``): ``count`` is then of the G stored experts, the
+    logits of a stored expert are the mean over its ids, and group_of is (G,).  NaN: NonFiniteError; a number of groups
+    that is out of range, or counts of another number of experts: ConfigError.
+
+    >>> z = np.array([[1.0, 2.0, -1.0, 0.9], [2.0, -1.0, 0.5, 2.1]])
+    >>> groups(z, [5, 9, 1, 2], n_groups=2)  # experts 0 and 1 are dominant; 3 is like 0; 2 is the opposite of 1
+    array([0, 1, 0, 0])
     """
-    inputs.finite("router_logits", router_logits)
-    experts = router_logits.shape[-1]
-    check_shape("router_logits", router_logits, (None, experts))
-    check_shape("count", count, (experts,))
-    if not 1 <= n_groups <= experts:
-        raise ConfigError(f"between 1 and {experts} groups can be made of {experts} experts, got {n_groups!r}")
-    dominant = np.sort(np.argsort(-np.asarray(count), kind="stable")[:n_groups])
-    z = router_logits.astype(np.float64)
+    check_shape("router_logits", router_logits, (None, None))
+    z = single.read("router_logits", router_logits)
+    if tied is not None:
+        table = np.asarray(tied)
+        if len(table) != z.shape[1]:
+            raise ConfigError(f"tied names {len(table)} ids, but the router's logits are of {z.shape[1]}")
+        z = np.stack([z[:, table == g].mean(1) for g in range(int(table.max()) + 1)], axis=1)
+    head = dominant(count, n_groups)
+    if len(np.asarray(count)) != z.shape[1]:
+        raise ConfigError(f"count is of {len(np.asarray(count))} experts, the router's logits are of {z.shape[1]}")
     length = np.sqrt((z * z).sum(0))
-    u = z / np.where(length > 0, length, 1.0)
-    group_of = np.argmax(u.T @ u[:, dominant], axis=1)
-    group_of[dominant] = np.arange(n_groups)
-    return group_of
+    unit = z / np.where(length > 0, length, 1.0)  # a column of zeros is like nothing: cosine 0
+    group_of = np.argmax(unit.T @ unit[:, head], axis=1)
+    group_of[head] = np.arange(len(head))
+    return single.numbered(group_of)
+
+
+def dominant(count: Any, n_groups: int) -> np.ndarray:
+    """(n_groups,) ascending ids of the experts that were chosen most; of equal counts the lowest ids.
+
+    >>> dominant([5, 9, 5, 2], 2)
+    array([0, 1])
+    """
+    n = np.asarray(count, dtype=np.float64)
+    if n.ndim != 1:
+        raise ConfigError(f"count must be one number for each expert, got shape {n.shape}")
+    if not np.isfinite(n).all():
+        raise NonFiniteError(f"count must be finite, got {n.tolist()}")
+    keep = single.n_groups(n_groups, len(n))
+    return np.sort(np.argsort(-n, kind="stable")[:keep])

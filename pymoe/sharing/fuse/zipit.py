@@ -1,15 +1,23 @@
-r"""ZipIt: merge the hidden units of several experts by their activations, within an expert as well as across.
+r"""ZipIt: merge hidden units that do the same, across two experts and within one, until half of them are left.
 
-The n F units of n experts are matched greedily: the pair (or pair of groups) of the highest correlation is joined,
-until F groups are left; the correlation of a joined group is that of its mean activation.  With M (F, n F) the mean
-over each group and U (n F, F) its unmerging (1 where a unit is in a group)::
+The 2F units of experts 1 and 2, with activations h (T, F) each on the same tokens, are dealt into F pairs: the pair of
+largest correlation first, both out of the game, then the next (of equal ones the lowest indices).  A pair may be of two
+experts or, with ``within``, of one.  With S the pairs, w_1 + w_2 = 1 the experts' weights, w(f) that of unit f's::
 
-    W_up  = M [W_up of all experts]                                  rows: the mean of a group's rows
-    W_down = 1/n [W_down of all experts] U                           columns: the sum of a group's columns, over n
+    M (F, 2F)   M_gf = w(f) / Σ_{f' in S_g} w(f')   for f in S_g          merges the units
+    U (2F, F)   U_fg = 1                            for f in S_g          hands a merged unit to all who read it
 
-so that where all units of a group are alike, W_down h is the mean of the experts' outputs.  Merging an expert with its
-permuted copy gives the expert back.  Source: Stoica et al., arXiv:2305.03053, section 4 (their α = 1: any number of
-units of one model may meet).  Cost: O((n F)² (T + F)).
+    gate = M [gate_1; gate_2],    up = M [up_1; up_2]    (and their biases),    down = [w_1 down_1, w_2 down_2] U
+    b_down = w_1 b_1 + w_2 b_2
+
+The layer's output is meant to be that of the mean w_1 f_1 + w_2 f_2, whose hidden layer is the 2F units side by side;
+where both units of each pair do the same it is, so an expert and its permuted copy give that expert back.  (For pairs
+with different gate and up, act(M gate) ⊙ M up is not M (act(gate) ⊙ up): the usual error of merging weights.)
+More than two experts: the result is merged with the next, with the weights so far added up.
+
+Source: Stoica et al., arXiv:2305.03053, section 4.1-4.2 and eq. 2-5, with their α = 0 (no unit is matched twice) and
+β = 1 (within = True; False is β = 0).  The residual stream around an expert is left as it is, so only the hidden layer
+has M and U.  Cost: 4 T F² multiply-adds and a sort of 2 F² correlations, for each expert after the first.
 """
 
 from __future__ import annotations
@@ -19,65 +27,126 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ShapeError
-from pymoe.sharing.fuse import average
-from pymoe.sharing.fuse.align import correlation
+from pymoe.backend.errors import ConfigError, ShapeError, check_shape
+from pymoe.backend.namespace import Array
+from pymoe.moe.experts import names
+from pymoe.sharing.fuse import align, average
+from pymoe.sharing.fuse import experts as single
+from pymoe.sharing.split.copies import placed
 
-Expert = Mapping[str, Any]
 
+def merge(
+    experts: Sequence[Mapping[str, Array]], activations: Sequence[Array], weights: Any = None, *, within: bool = True
+) -> dict[str, Any]:
+    """One expert of ``experts`` (dicts without the axis E) and their hidden activations (T, F) on the same tokens.
 
-def match(activations: Sequence[np.ndarray]) -> np.ndarray:
-    """group_of (n F,): the group 0..F-1 of every unit, experts one after the other; activations n times (T, F).
+    weights (n,) >= 0, equal unless given.  An expert of weight 0 has no say.  Fewer than two tokens: ConfigError, there
+    is no correlation.
 
-    Groups are numbered by their lowest unit; of equal correlations the pair of the lowest units is joined first.
+    >>> rng = np.random.default_rng(0)
+    >>> a = {"up_proj": rng.standard_normal((4, 3)), "down_proj": rng.standard_normal((3, 4))}
+    >>> h = np.maximum(rng.standard_normal((9, 3)) @ a["up_proj"].T, 0)
+    >>> perm = [2, 0, 3, 1]
+    >>> back = merge([a, align.apply(a, perm)], [h, h[:, perm]])
+    >>> all(np.array_equal(back[name], a[name]) for name in a)
+    True
     """
-    shapes = {a.shape for a in activations}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise ShapeError(f"activations must be (T, F) of the same tokens for every expert, got {sorted(shapes)}")
-    f = activations[0].shape[1]
-    h = np.concatenate([a.astype(np.float64) for a in activations], axis=1)
-    groups = {i: [i] for i in range(h.shape[1])}
-    near = correlation(h, h)
-    np.fill_diagonal(near, -np.inf)
-    near = np.where(np.tri(len(near), k=0, dtype=bool), -np.inf, near)  # i < j only
-    for _ in range(h.shape[1] - f):
-        a, b = divmod(int(np.argmax(near)), len(near))
-        groups[a] = sorted(groups[a] + groups.pop(b))
-        near[b, :], near[:, b] = -np.inf, -np.inf
-        mean = h[:, groups[a]].mean(1, keepdims=True)
-        others = np.array(sorted(i for i in groups if i != a), dtype=int)
-        if len(others):
-            means = np.stack([h[:, groups[i]].mean(1) for i in others], axis=1)
-            fresh = correlation(mean, means)[0]
-            near[a, others[others > a]] = fresh[others > a]
-            near[others[others < a], a] = fresh[others < a]
-    group_of = np.empty(h.shape[1], dtype=np.int64)
-    for g, members in enumerate(sorted(groups.values(), key=min)):
-        group_of[members] = g
-    return group_of
+    single.alike(experts)
+    f = single.width(experts[0])
+    s = single.shares(np.ones(len(experts)) if weights is None else weights, len(experts))
+    if len(activations) != len(experts):
+        raise ConfigError(f"activations for each expert: got {len(experts)} experts and {len(activations)}")
+    hs = []
+    for i, h in enumerate(activations):
+        check_shape(f"activations[{i}]", h, (int(activations[0].shape[0]), f))
+        hs.append(single.read(f"activations[{i}]", h))
+    if len(hs[0]) < 2:
+        raise ConfigError(f"ZipIt needs the activations of at least two tokens, got {len(hs[0])}")
+    like = experts[0]
+    one, h, so_far = None, hs[0], 0.0
+    for i in range(len(experts)):
+        if not s[i]:
+            continue
+        this = {name: single.read(name, a) for name, a in experts[i].items()}
+        if one is None:
+            one, h, so_far = this, hs[i], float(s[i])
+            continue
+        pair = np.array([so_far, s[i]]) / (so_far + s[i])
+        label = match(h, hs[i], within=within)
+        m, u = matrices(label, pair)
+        one = _zipped(one, this, label, pair)
+        h, so_far = np.concatenate([h, hs[i]], axis=1) @ m.T, so_far + float(s[i])
+    assert one is not None
+    return {name: placed(one[name], a) for name, a in like.items()}
 
 
-def merge(experts: Sequence[Expert], activations: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """One expert of n, from their hidden activations (T, F) on the same tokens."""
-    average.check(experts)
-    n, f = len(experts), experts[0]["down_proj"].shape[1]
-    if len(activations) != n or any(a.shape[1:] != (f,) for a in activations):
-        raise ShapeError(f"{n} experts of {f} hidden units need as many activations (T, {f})")
-    group_of = match(activations)
-    unmerge = np.zeros((n * f, f))
-    unmerge[np.arange(n * f), group_of] = 1.0
-    to_mean = (unmerge / unmerge.sum(0)).T
-    made: dict[str, np.ndarray] = {}
-    for name, a in experts[0].items():
-        each = [np.asarray(e[name], dtype=np.float64) for e in experts]
-        if name == "down_proj":
-            merged = np.concatenate(each, axis=1) @ unmerge / n
-        elif name.startswith("gate_up_proj"):
-            gate, up = (to_mean @ np.concatenate([e[half] for e in each]) for half in (slice(0, f), slice(f, 2 * f)))
-            merged = np.concatenate([gate, up])
-        elif name.startswith("up_proj"):
-            merged = to_mean @ np.concatenate(each)
-        else:  # the bias of the way down is added once, whoever is merged
-            merged = sum(each) / n
-        made[name] = merged.astype(a.dtype)
-    return made
+def match(h_1: Array, h_2: Array, *, within: bool = True) -> np.ndarray:
+    """label (2F,): the merged unit 0..F-1 that each unit of both experts goes into, two into each.
+
+    Merged units are numbered by the lowest unit in them.
+
+    >>> h = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+    >>> match(h, h[:, ::-1])
+    array([0, 1, 1, 0])
+    """
+    x = np.concatenate([align.standard(single.read("h_1", h_1)), align.standard(single.read("h_2", h_2))], axis=1)
+    n, f = x.shape[1], int(h_1.shape[1])
+    first, second = np.triu_indices(n, 1)
+    if not within:
+        across = (first < f) & (second >= f)
+        first, second = first[across], second[across]
+    correlation = (x.T @ x)[first, second]
+    label = np.full(n, -1, dtype=np.int64)
+    for pair in np.argsort(-correlation, kind="stable"):  # pairs stand in lexicographic order
+        i, j = first[pair], second[pair]
+        if label[i] < 0 and label[j] < 0:
+            label[i] = label[j] = i
+    return single.numbered(label)
+
+
+def matrices(label: np.ndarray, weights: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(M (F, 2F), U (2F, F)) of ``match`` for the weights (2,) of the two experts.
+
+    >>> m, u = matrices(np.array([0, 1, 1, 0]), [1, 3])
+    >>> m, (u == (m.T > 0)).all()
+    (array([[0.25, 0.  , 0.  , 0.75],
+           [0.  , 0.25, 0.75, 0.  ]]), np.True_)
+    """
+    n = len(label)
+    if n % 2 or not np.array_equal(np.bincount(label, minlength=n // 2), np.full(n // 2, 2)):
+        raise ShapeError("each merged unit needs exactly two of the units of both experts")
+    u = (label[:, None] == np.arange(n // 2)).astype(np.float64)
+    each = np.repeat(single.shares(weights, 2), n // 2)
+    weighted = (u * each[:, None]).T
+    return weighted / weighted.sum(1, keepdims=True), u
+
+
+def _zipped(
+    a: dict[str, np.ndarray], b: dict[str, np.ndarray], label: np.ndarray, w: np.ndarray
+) -> dict[str, np.ndarray]:
+    """M and U applied to two experts, pair by pair, so that equal units give their very bits."""
+    up, down = names("gate_up_proj" in a)
+    f = a[down].shape[1]
+    pairs = np.argsort(label, kind="stable").reshape(f, 2)  # the two units of each merged one
+    each = np.repeat(w, f)[pairs]  # (F, 2) their weights
+    share = each / each.sum(1, keepdims=True)
+
+    def rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """M [x; y] of arrays whose first axis is the units."""
+        both = np.concatenate([x, y])[pairs]  # (F, 2, ...)
+        s = share.reshape(f, 2, *[1] * (x.ndim - 1))
+        total = s[:, 1] * (both[:, 1] - both[:, 0])
+        return np.where(total == 0, both[:, 0], both[:, 0] + total)
+
+    merged = {}
+    for name in (up, up + "_bias"):
+        if name in a:
+            parts = [rows(a[name][lo : lo + f], b[name][lo : lo + f]) for lo in range(0, len(a[name]), f)]
+            merged[name] = np.concatenate(parts)
+    columns = np.concatenate([a[down].T, b[down].T])[pairs]  # (F, 2, D)
+    scaled = each[:, 0, None] * columns[:, 0] + each[:, 1, None] * columns[:, 1]
+    same = (columns[:, 0] == columns[:, 1]) & (each.sum(1) == 1)[:, None]
+    merged[down] = np.where(same, columns[:, 0], scaled).T
+    if down + "_bias" in a:
+        merged[down + "_bias"] = average.mean([a[down + "_bias"], b[down + "_bias"]], w)
+    return merged
