@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any
 
@@ -48,7 +47,7 @@ def matrices(name: str, w: Array) -> tuple[int, int]:
 
 def share(name: str, s: Any) -> float:
     """``s`` as a float in [0, 1], else ConfigError."""
-    if isinstance(s, bool) or not isinstance(s, numbers.Real) or math.isnan(s) or not 0 <= s <= 1:
+    if isinstance(s, bool) or not isinstance(s, numbers.Real) or not 0 <= float(s) <= 1:  # NaN is in no interval
         raise ConfigError(f"{name} must be a number in [0, 1], 0.5 for one half, got {s!r}")
     return float(s)
 

@@ -199,7 +199,7 @@ def _inverse(h: np.ndarray) -> np.ndarray:
         raise _singular() from singular
     if not found[0, 0] > 0:
         raise _singular()
-    return found
+    return np.asarray(found)
 
 
 def _lowest(part: np.ndarray, d: np.ndarray, n: int) -> np.ndarray:
@@ -211,4 +211,4 @@ def _lowest(part: np.ndarray, d: np.ndarray, n: int) -> np.ndarray:
 def _outside(part: np.ndarray, d: np.ndarray, nm: tuple[int, int]) -> np.ndarray:
     """What N:M prunes of one group (m, F)."""
     score = (part / d[:, None]) ** 2
-    return ~np.asarray(pools.keep_highest(np.ascontiguousarray(score.T), nm[0])).T
+    return np.asarray(~pools.keep_highest(np.ascontiguousarray(score.T), nm[0]).T)

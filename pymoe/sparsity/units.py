@@ -36,7 +36,8 @@ def scores(experts: Mapping[str, Array], cfg: MoEConfig, ord: float = 2) -> Arra
     >>> import numpy as np
     >>> from pymoe import presets
     >>> cfg = presets.switch(d_model=2, d_ff=2, n_experts=1)
-    >>> scores({"up_proj": np.array([[[2.0, 0.0], [0.0, 1.0]]]), "down_proj": np.array([[[1.0, 0.0], [2.0, 0.0]]])}, cfg)
+    >>> p = {"up_proj": np.array([[[2.0, 0.0], [0.0, 1.0]]]), "down_proj": np.array([[[1.0, 0.0], [2.0, 0.0]]])}
+    >>> scores(p, cfg)
     array([[3., 1.]])
     """
     if ord not in ORDERS:
@@ -107,17 +108,15 @@ def as_masks(kept: Array, cfg: MoEConfig) -> dict[str, Array]:
     >>> found["experts.gate_up_proj"][0, :, 0].tolist(), found["experts.down_proj"][0, 0].tolist()
     ([True, False, True, True, False, True], [True, False, True])
     """
-    experts = cfg.n_stored
-    _distinct(kept, experts, cfg.d_ff)
+    _distinct(kept, cfg.n_stored, cfg.d_ff)
     xp = namespace(kept)
     ids = xp.arange(cfg.d_ff, dtype=kept.dtype, device=device(kept))
     unit = xp.any(kept[:, :, None] == ids[None, None, :], axis=1)  # (E, F)
     up, down = names(cfg.gated)
     row = xp.concat([unit, unit], axis=1) if cfg.gated else unit
-    d = cfg.d_model
     found = {
-        f"experts.{up}": xp.asarray(xp.broadcast_to(row[:, :, None], (*row.shape, d)), copy=True),
-        f"experts.{down}": xp.asarray(xp.broadcast_to(unit[:, None, :], (experts, d, cfg.d_ff)), copy=True),
+        f"experts.{up}": xp.repeat(row[:, :, None], cfg.d_model, axis=2),
+        f"experts.{down}": xp.repeat(unit[:, None, :], cfg.d_model, axis=1),
     }
     return found | ({f"experts.{up}_bias": row} if cfg.bias else {})
 

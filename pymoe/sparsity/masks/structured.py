@@ -98,8 +98,8 @@ def blocks(w: Array, s: float, shape: tuple[int, int], *, ord: float = 2) -> Arr
     score = _norm(parts, ord)  # (matrices, F/r, D/c)
     score = xp.reshape(score, (score.shape[0], -1))
     kept = ~pools.lowest(score, count(s, int(score.shape[1])))
-    kept = xp.reshape(kept, (kept.shape[0], f // r, 1, d // c, 1))
-    return xp.reshape(xp.asarray(xp.broadcast_to(kept, parts.shape), copy=True), whole)
+    kept = xp.reshape(kept, (kept.shape[0], f // r, d // c))
+    return xp.reshape(xp.repeat(xp.repeat(kept, r, axis=1), c, axis=2), whole)
 
 
 def _norm(parts: Array, ord: float) -> Array:  # noqa: A002
