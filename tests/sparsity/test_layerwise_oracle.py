@@ -1,4 +1,4 @@
-"""SparseGPT on the experts of a layer: each by the tokens that the loop layer sends it, the way down after the way up."""
+"""SparseGPT on the experts of a layer: each by the tokens that the loop layer sends it, the way up first."""
 
 from __future__ import annotations
 
