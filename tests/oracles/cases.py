@@ -359,8 +359,6 @@ def skipping():
         yield make(f"skip below {share}", {**TOPK, "skip": share}, T=13, bias=True)
         yield make(f"skip below {share}, plain", {"k": 3, "skip": share, "scale": -1.5}, T=13, shared=1)
     yield make("skip with epsilon", {**TOPK, "skip": 0.55, "renorm_eps": 0.125}, T=13)
-    yield make("skip of sigmoid scores", {**SIGMOID, "skip": 0.75}, T=13)
-    yield make("skip with a selection bias", {**SIGMOID, "skip": 0.8}, T=13, E=8, selection_bias=any_bias)
     yield make("skip beyond the first", {**SIGMOID, "skip": 1.25}, T=13, E=8, selection_bias=any_bias)
     yield make("skip in groups", {**V3, "skip": 0.8}, T=13, E=12, selection_bias=any_bias)
     yield make("skip with noise", {**NOISY, "renorm": True, "skip": 0.55, "losses": ("balance", "z", "load")}, T=13)

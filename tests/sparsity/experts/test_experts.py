@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymoe import moe, verify
+from pymoe import moe, storage, verify
 from pymoe.backend import tree
-from pymoe.backend.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from pymoe.backend.errors import ConfigError, DataError, DtypeError, NonFiniteError, ShapeError
 from pymoe.io import checkpoint
+from pymoe.models import lm
 from pymoe.moe import parameters
 from pymoe.sparsity import experts, statistics
+from pymoe.train import objective
 from tests.sparsity import layers
 
 PROPERTY = settings(derandomize=True, database=None, max_examples=30, deadline=None)
@@ -61,8 +64,16 @@ def test_keep_refuses():
     for n in (0, 4, -1):
         with pytest.raises(ConfigError, match="between 1 and 3"):
             experts.keep(np.ones(3), n)
+    for n in (2.0, True):
+        with pytest.raises(ConfigError, match="between 1 and 3"):
+            experts.keep(np.ones(3), n)
     with pytest.raises(NonFiniteError, match="expert 1 is NaN"):
         experts.keep(np.array([1.0, np.nan]), 1)
+    with pytest.raises(ShapeError):
+        experts.keep(np.ones((2, 3)), 1)
+    for size, n in ((6, 3), (5, 4)):
+        with pytest.raises(ConfigError, match="keep a multiple of 2"):
+            experts.keep(np.ones(size), n, n_group=2)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +112,25 @@ def test_a_cut_layer_saves_and_loads(tmp_path):
 
 
 @PROPERTY
+@given(st.integers(0, 10_000), st.booleans())
+def test_dropping_an_expert_that_nobody_chose_keeps_every_bit(seed, renormalise):
+    """P12, P13: sigmoid scores do not see each other, and integer logits are exact."""
+    rule = {"n_experts": 11, "k": 2, "score": "sigmoid", "norm": "l1" if renormalise else "none"}
+    cfg, p, _ = layers.layer(seed, **rule)
+    rng = np.random.default_rng(seed)
+    p = p | {"router": {"weight": rng.integers(-3, 4, (11, layers.D)) / 4.0}}
+    x = rng.integers(-3, 4, (4, layers.D)).astype(np.float64)
+    before = moe.forward(x, p, cfg)[0]
+    kept = np.unique(before.routing.idx)
+    after = moe.forward(x, *experts.cut(p, cfg, kept))[0]
+    assert np.array_equal(kept[after.routing.idx], before.routing.idx)
+    assert np.array_equal(after.y, before.y) and np.array_equal(after.routing.weight, before.routing.weight)
+
+
+@PROPERTY
 @given(st.integers(0, 10_000))
 def test_dropping_an_expert_that_nobody_chose_changes_nothing(seed):
-    """P12, P13: the output on the set stays, bit for bit, and the ids move up."""
+    """P12, P13 of a renormalised softmax, which sees the others by rounding only."""
     cfg, p, x = layers.layer(seed, n_experts=11, k=2)
     x = x[:4]
     before = moe.forward(x, p, cfg)[0]
@@ -133,6 +160,74 @@ def test_groups_must_lose_the_same_number():
     cfg, p, x = layers.layer(**(groups | {"k": 4}))
     with pytest.raises(ConfigError, match="k=4 choices do not fit into 2 groups of the 1"):
         experts.cut(p, cfg, [0, 3, 4, 7])
+
+
+def test_scores_keep_and_naee_know_the_groups():
+    cfg, p, x = layers.layer(1, n_experts=8, k=2, select="group_limited", n_group=2, topk_group=1)
+    kept = experts.keep(experts.reap(seen(cfg, p, x)), 4, n_group=2)
+    assert (kept < 4).sum() == 2
+    experts.cut(p, cfg, kept)
+    whole = moe.forward(x, p, cfg)[0].y
+    sets = [a + b for a in itertools.combinations(range(4), 2) for b in itertools.combinations(range(4, 8), 2)]
+    errors = {s: np.linalg.norm(moe.forward(x, *experts.cut(p, cfg, s))[0].y - whole) for s in sets}
+    assert tuple(experts.naee.exhaustive(x, p, cfg, 4)) == min(errors, key=lambda s: errors[s])
+    with pytest.raises(ConfigError, match="36 sets, more than the limit of 35"):
+        experts.naee.exhaustive(x, p, cfg, 4, limit=35)
+    with pytest.raises(ConfigError, match="keep a multiple of it, not 3"):
+        experts.naee.exhaustive(x, p, cfg, 3)
+    with pytest.raises(ConfigError, match="use naee.exhaustive"):
+        experts.naee.greedy(x, p, cfg, 4)
+
+
+def test_a_model_whose_layers_were_cut_saves_loads_and_verifies(tmp_path):
+    cfg, p, _ = layers.layer(d_model=6)
+    dense = {"vocab": 11, "d_model": 6, "n_heads": 3, "context": 7, "std": 0.3}
+    model = lm.LMConfig(**dense, n_layers=3, d_ff=5, moe=cfg, moe_layers=(0, 2))
+    p = lm.init(np.random.default_rng(0), model, np.float64)
+    cut, settings = {}, []
+    for i, kept in ((0, [0, 2, 3, 6]), (2, [1, 5])):
+        mlp, smaller = experts.cut(p["layers"][str(i)]["mlp"], cfg, kept)
+        cut[str(i)] = p["layers"][str(i)] | {"mlp": mlp}
+        settings.append(smaller)
+    q, model = p | {"layers": p["layers"] | cut}, dataclasses.replace(model, moe=tuple(settings))
+    assert lm.LMConfig.from_dict(model.to_dict()) == model
+    checkpoint.save(tmp_path / "c", checkpoint.pack(p=q), {"cfg": model.to_dict()})
+    tensors, state = checkpoint.load(tmp_path / "c")
+    again = lm.LMConfig.from_dict(state["cfg"])
+    loaded = checkpoint.unpack(tensors, "p", q)
+    ids = np.random.default_rng(1).integers(0, 11, (2, 7))
+    assert again == model and np.array_equal(lm.forward(ids, loaded, again)[0].y, lm.forward(ids, q, model)[0].y)
+    assert (
+        verify.gradcheck(objective, ids[:, :-1], q, model, ids[:, 1:], {"balance": 0.1}, controls=True).error <= 1e-13
+    )
+
+
+def test_what_stands_in_a_cut_expert_does_not_matter():
+    cfg, p, x = layers.layer()
+    down = p["experts"]["down_proj"].copy()
+    down[3] = np.nan
+    kept = [0, 1, 2, 4, 5, 6]
+    bad, _ = experts.cut(p | {"experts": p["experts"] | {"down_proj": down}}, cfg, kept)
+    good, smaller = experts.cut(p, cfg, kept)
+    assert np.array_equal(moe.forward(x, bad, smaller)[0].y, moe.forward(x, good, smaller)[0].y)
+
+
+def test_ids_must_be_integers_and_matrices_arrays():
+    cfg, p, _ = layers.layer()
+    for kept in ([0.0, 1.0], np.ones(7, bool)):
+        with pytest.raises(ConfigError, match="must be ids of experts"):
+            experts.cut(p, cfg, kept)
+    thin = p["experts"] | {"down_proj": storage.csr.from_dense(p["experts"]["down_proj"])}
+    with pytest.raises(DtypeError, match=r"stored CSR: cut the array"):
+        experts.cut(p | {"experts": thin}, cfg, [0, 1])
+
+
+def test_choices_that_no_longer_fit_are_reduced():
+    cfg, p, x = layers.layer(k=2, second_threshold=0.5)
+    q, smaller = experts.cut(p, cfg, [4])
+    assert (smaller.k, smaller.router.second_threshold) == (1, None)
+    want = layers.expert(x[0], p, cfg, 4)[1]
+    np.testing.assert_allclose(moe.forward(x, q, smaller)[0].y[0], want, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("kept", [[], [0, 0], [7], [-1]])
@@ -193,6 +288,15 @@ def test_naee_refuses():
         with pytest.raises(NonFiniteError):
             search(x, p | {"experts": p["experts"] | {"down_proj": down}}, cfg, 19)
         assert search(x, p, cfg, 20).tolist() == list(range(20))
+        for n in (19.0, True):
+            with pytest.raises(ConfigError, match="between 1 and 20"):
+                search(x, p, cfg, n)
+    idle = sorted(set(range(20)) - set(np.unique(moe.forward(x, p, cfg)[0].routing.idx).tolist()))
+    down = p["experts"]["down_proj"].copy()
+    down[idle[0]] = np.nan  # the whole layer does not see it, but without others it might be chosen
+    for search in (experts.naee.exhaustive, experts.naee.greedy):
+        with pytest.raises(NonFiniteError, match="experts.down_proj holds NaN"):
+            search(x, p | {"experts": p["experts"] | {"down_proj": down}}, cfg, 19)
 
 
 def test_the_threshold_is_the_median_ratio():
@@ -204,6 +308,8 @@ def test_the_threshold_is_the_median_ratio():
     kept = moe.forward(x, p, skipping)[0].routing.kept
     assert kept[:, 1].sum() == (len(x) + 1) // 2  # the median itself stays
     assert experts.skip_threshold(np.array([[0.0, 0.0], [0.5, 0.25]])) == 0.5
+    with pytest.raises(NonFiniteError, match="token 1"):
+        experts.skip_threshold(np.array([[0.5, 0.25], [0.5, np.nan]]))
     with pytest.raises(DataError):
         experts.skip_threshold(np.zeros((3, 2)))
     with pytest.raises(ShapeError):
