@@ -100,7 +100,7 @@ class CSR(Weight):
 def pieces(indices: Array, indptr: Array, experts: int) -> tuple[tuple[int, int, Array, Array], ...]:
     """(first entry, behind the last, indices, indptr) of each matrix of a stack; the offsets start at 0 again."""
     rows = (int(indptr.shape[0]) - 1) // experts if experts else 0
-    edges = tolist(indptr)[:: max(rows, 1)] if rows else [0] * (experts + 1)
+    edges = tolist(indptr[::rows]) if rows else [0] * (experts + 1)
     found = []
     for e in range(experts):
         lo, hi = int(edges[e]), int(edges[e + 1])
