@@ -18,6 +18,7 @@ from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.models import block
 from pymoe.models.block import BlockConfig
+from pymoe.moe import MoEConfig
 from pymoe.nn import norm
 from pymoe.nn.norm import NormConfig
 from pymoe.nn.self_attention import KV
@@ -34,6 +35,11 @@ class StackConfig:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ConfigError("a stack needs at least one block, got none")
+
+    def moe_of(self, i: int) -> MoEConfig | None:
+        """The settings of the MoE layer of block i; None where it is dense."""
+        found = self.blocks[i].feed_forward
+        return found if isinstance(found, MoEConfig) else None
 
 
 class Draws(NamedTuple):

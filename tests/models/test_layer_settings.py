@@ -24,7 +24,8 @@ def model(**changes) -> lm.LMConfig:
 
 def test_each_sparse_layer_has_its_own_settings():
     cfg = model()
-    assert [b.feed_forward for b in cfg.stack.blocks[::2]] == [FIRST, SECOND] and not cfg.stack.blocks[1].sparse
+    assert [cfg.stack.moe_of(i) for i in range(3)] == [FIRST, None, SECOND] and not cfg.stack.blocks[1].sparse
+    assert cfg.moe_settings == (FIRST, SECOND) and model(moe=FIRST).moe_settings == (FIRST,)
     p = lm.init(np.random.default_rng(0), cfg)
     assert p["layers"]["0"]["mlp"]["experts"]["down_proj"].shape == (4, 12, 5)
     assert p["layers"]["2"]["mlp"]["experts"]["down_proj"].shape == (3, 12, 7)
