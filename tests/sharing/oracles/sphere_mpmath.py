@@ -31,7 +31,7 @@ def slerp(a, b, t: float) -> np.ndarray:
 
 
 def multislerp(tensors, weights, iterations: int | None = None) -> np.ndarray:
-    """The point of least Σ w Ω²: from the normalised mean, steps of the mean in the tangent plane until none is left."""
+    """The point of least Σ w Ω²: from the normalised mean, steps of the mean in the tangent plane to the end."""
     with mpmath.workdps(50):
         vectors, c = [_vector(a) for a in tensors], [mpmath.mpf(float(w)) for w in weights]
         c = [w / mpmath.fsum(c) for w in c]
