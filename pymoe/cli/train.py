@@ -19,7 +19,7 @@ from pymoe.cli.progress import Progress
 from pymoe.io import atomic, tensors
 from pymoe.models.count import count_parameters
 from pymoe.models.generate import Sampling
-from pymoe.train import data, evaluate, fit, job, kinds, plots, presets, size, step
+from pymoe.train import data, evaluate, job, kinds, plots, presets, size, sparse_fit, step
 from pymoe.train.data import Corpus
 from pymoe.train.job import Job
 from pymoe.train.run import Run, create
@@ -158,7 +158,7 @@ def _fit(label: str, work: Job, state: State, corpus: Corpus, folder: str) -> tu
     progress = Progress(label, work.settings, state.step)
     first = state.step
     try:
-        state = fit.fit(work, state, corpus, folder, progress)
+        state = sparse_fit.fit(work, state, corpus, folder, progress)
     finally:
         progress.close()
     trained = state.step - first
@@ -185,7 +185,7 @@ def _dense(place: Run, work: Job, corpus: Corpus) -> dict[str, Any]:
     if os.path.exists(path):
         twin, state = job.load(path)
     else:
-        twin = dataclasses.replace(work, model=size.dense_twin(work.model))
+        twin = dataclasses.replace(work, model=size.dense_twin(work.model), plan=None)
         state = step.start(twin.settings, twin.model)
         job.save(path, twin, state)
     count = count_parameters(twin.model, state.p)

@@ -1,7 +1,7 @@
 """F6: training.  Optimisers, schedules, clipping, text and its batches, the loop, and what a run leaves behind.
 
 - ``step``, ``objective``, ``masking``, ``settings``: one optimiser step as a function of values;
-- ``fit``, ``sparse_fit``, ``evaluate``: the loops;
+- ``fit``, ``evaluate``: the loops; ``plan``, ``sparse_fit``: with masks that change as it goes;
 - ``optim``, ``schedule``, ``clip``: SGD, Adam, AdamW, the learning rate, the global norm;
 - ``data``, ``vocabulary``: text to ids to batches;
 - ``job``, ``run``, ``presets``, ``size``, ``kinds``, ``plots``: what the command keeps, chooses, counts and draws.
@@ -17,12 +17,14 @@ from pymoe.train import (
     masking,
     objective,
     optim,
+    plan,
     plots,
     presets,
     run,
     schedule,
     settings,
     size,
+    sparse_fit,
     step,
     vocabulary,
 )
@@ -37,12 +39,14 @@ __all__ = [
     "masking",
     "objective",
     "optim",
+    "plan",
     "plots",
     "presets",
     "run",
     "schedule",
     "settings",
     "size",
+    "sparse_fit",
     "step",
     "vocabulary",
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from pymoe.io.records import Records
-from pymoe.train import evaluate, job
+from pymoe.train import evaluate, job, masking
 from pymoe.train.data import Corpus
 from pymoe.train.job import Job
 from pymoe.train.step import Measured, State, advance
@@ -27,9 +28,24 @@ class Reporter(Protocol):
     def saved(self, step: int) -> None: ...
 
 
-def fit(work: Job, state: State, corpus: Corpus, folder: str, reporter: Reporter) -> State:
-    """Train from ``state`` to the last step, in ``folder``; returns the final state, which is saved."""
+def fit(
+    work: Job,
+    state: State,
+    corpus: Corpus,
+    folder: str,
+    reporter: Reporter,
+    move: Callable[[State], tuple[State, Measured]] | None = None,
+) -> State:
+    """Train from ``state`` to the last step, in ``folder``; returns the final state, which is saved.
+
+    ``move``: one step, in the place of ``step.advance``; a function of the state (``sparse_fit``).
+    """
     s = work.settings
+    if move is None:
+
+        def move(at: State) -> tuple[State, Measured]:
+            return advance(s, work.model, at, corpus.train)
+
     path = os.path.join(folder, "checkpoint.safetensors")
     records = Records(os.path.join(folder, "metrics.jsonl"), keep_to=state.step or -1)
 
@@ -48,9 +64,11 @@ def fit(work: Job, state: State, corpus: Corpus, folder: str, reporter: Reporter
         if state.step == 0:
             look(state)
         while state.step < s.steps:
-            following, measured = advance(s, work.model, state, corpus.train)
+            following, measured = move(state)
             record: dict[str, Any] = {"step": following.step, **measured.parts}
             record |= {"lr": measured.rate, "norm": measured.norm}
+            if following.masks:
+                record["zeros"] = masking.zeros(following.masks)
             if following.step % s.log_load_every == 0 and measured.load:
                 record["expert_load"] = measured.load
             records.append(record)

@@ -15,6 +15,7 @@ from pymoe.models.lm import LMConfig
 from pymoe.storage import forms
 from pymoe.train import masking, step, vocabulary
 from pymoe.train.optim import OPTIMIZERS
+from pymoe.train.plan import Plan
 from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 from pymoe.train.vocabulary import Vocabulary
@@ -33,12 +34,13 @@ class Job:
     compare_dense: bool
     environment: dict[str, Any]  # versions and threads at the start: the same bits need the same ones
     history: tuple[dict[str, Any], ...] = ()  # what was done to the model between trainings: pruned, split, merged
+    plan: Plan | None = None  # how its masks change as it trains
 
 
 def save(path: str, job: Job, state: State) -> None:
     """Write job and state atomically.
 
-    Masks and a history stand in the file only where there are some.  A state with sparse stored weights
+    Masks, a history and a plan stand in the file only where there are some.  A state with sparse stored weights
     (``pymoe.storage``) is written as it is stored, without its optimiser: it is there to be used, not trained on.
     """
     arrays, templates = storage.split(state.p)
@@ -56,6 +58,8 @@ def save(path: str, job: Job, state: State) -> None:
     tensors = checkpoint.pack(model=arrays, optimizer={} if templates else state.slots, mask=state.masks)
     if job.history:
         meta["history"] = list(job.history)
+    if job.plan is not None:
+        meta["plan"] = job.plan.to_dict()
     if templates:
         meta["stored"] = {name: forms.describe(w) for name, w in templates.items()}
         for name, w in templates.items():
@@ -78,6 +82,7 @@ def load(path: str) -> tuple[Job, State]:
             meta["compare_dense"],
             meta["environment"],
             _history(meta.get("history", [])),
+            Plan.from_dict(meta["plan"]) if "plan" in meta else None,
         )
         stored = dict(meta.get("stored", {}))
         done = meta["step"]

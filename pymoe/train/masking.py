@@ -71,6 +71,11 @@ def slots(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
+def zeros(masks: Mapping[str, Array]) -> int:
+    """How many weights are pruned."""
+    return sum(int(mask.size) - int(np.count_nonzero(to_numpy(mask))) for mask in masks.values())
+
+
 def broken(p: Tree, masks: Mapping[str, Array]) -> str | None:
     """The name of a tensor that is not 0 where its mask says so; None if all are."""
     flat = tree.flatten(p)

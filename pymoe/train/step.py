@@ -41,13 +41,17 @@ class Measured(NamedTuple):
     load: list[list[int]]  # one row for each MoE layer: tokens that chose each expert
 
 
-def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> tuple[State, Measured]:
-    """The state after one more update.  A loss or gradient that is not finite raises; ``state`` is then still good.
+class Gradient(NamedTuple):
+    """The mean over the micro-batches of one step."""
 
-    Masks that are not those of this model are a ShapeError or a DtypeError.
-    """
+    dp: dict[str, Any]  # of all weights, pruned ones too
+    parts: dict[str, float]  # lm, balance, ...
+    load: list[np.ndarray]  # one a MoE layer: tokens that chose each expert, summed
+
+
+def gradient(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> Gradient:
+    """The gradient from which ``advance`` takes its step: at the weights of ``state``, not masked, not clipped."""
     s = settings
-    masking.check(state.p, state.masks)
     x, targets = data.batch(ids, seed=s.seed, step=state.step, rows=s.rows, window=s.window)
     per = s.rows // s.micro_batches
     total: dict[str, Any] = {}
@@ -62,15 +66,25 @@ def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) ->
         for name, value in out.parts.items():
             parts[name] = parts.get(name, 0.0) + float(value) / s.micro_batches
         loads.append([to_numpy(r.load) for r in out.routing if r is not None])
-    total = masking.apply(total, state.masks)
-    clipped, norm = clip.by_global_norm(total, s.clip) if s.clip else (total, clip.norm(total))
+    return Gradient(total, parts, [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)])
+
+
+def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> tuple[State, Measured]:
+    """The state after one more update.  A loss or gradient that is not finite raises; ``state`` is then still good.
+
+    Masks that are not those of this model are a ShapeError or a DtypeError.
+    """
+    s = settings
+    masking.check(state.p, state.masks)
+    dp, parts, load = gradient(s, cfg, state, ids)
+    dp = masking.apply(dp, state.masks)
+    clipped, norm = clip.by_global_norm(dp, s.clip) if s.clip else (dp, clip.norm(dp))
     if not (math.isfinite(norm) and all(math.isfinite(v) for v in parts.values())):
         raise NonFiniteError(
             f"training diverged at step {state.step + 1}: loss {parts[objective.MAIN]:.4g}, gradient norm {norm:.4g}; "
             "start again with a smaller --lr"
         )
     p, slots = s.update(state.p, clipped, state.slots, state.step)
-    load = [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)]
     p = masking.apply(move_selection_bias(p, load, s.bias_rate), state.masks)
     following = State(state.step + 1, p, masking.slots(slots, state.masks), state.masks)
     return following, Measured(parts, s.rate(state.step), norm, [n.tolist() for n in load])
