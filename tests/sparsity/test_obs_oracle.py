@@ -184,3 +184,25 @@ def test_single_precision_weights(rule):
         assert got.w.dtype == np.float32
         same(got.mask, mask)
         agree(got.w, want, "float32")
+
+
+def test_the_default_block_of_128_columns():
+    """Wide enough for two blocks and a ragged third; columns behind a block are updated lazily by ``prune``."""
+    rng = np.random.default_rng(80)
+    x = rng.standard_normal((1500, 300)) @ (np.eye(300) + 0.02 * rng.standard_normal((300, 300)))
+    w, h = locked(rng.standard_normal((5, 300)), x.T @ x * (2 / 1500))
+    for s in (0.5, 0.83):
+        want, mask = obs_loops.sparsegpt_floats(w, h, s, 128)
+        got = sparsegpt.prune(w, h, s)
+        same(got.mask, mask)
+        agree(got.w, want)
+        assert int((~mask).sum()) == sum(int(np.floor(s * 5 * b)) for b in (128, 128, 44))
+        assert not np.array_equal(got.mask, obs_loops.sparsegpt_floats(w, h, s, 64)[1])  # control: smaller blocks
+
+
+def test_the_float_oracle_is_the_exact_one():
+    _, w, h = problem(81, 3, 8, 40)
+    exact, mask = obs_loops.sparsegpt(w, h, 0.57, block=3)
+    floats, other = obs_loops.sparsegpt_floats(w, h, 0.57, 3)
+    same(np.array(mask), other)
+    agree(floats, exact)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import numpy as np
+
 from .mask_loops import count
 from .rational import exact, inverse, part, quadratic, solve
 
@@ -148,3 +150,23 @@ def optimal(w, h, n):
         out.append(best[1])
         masks.append([j in best[2] for j in range(len(row))])
     return out, masks, errors
+
+
+def sparsegpt_floats(w, h, s: float, block: int, damp: float = 0.01):
+    """The same algorithm in doubles, for sizes that rationals cannot reach: one explicit inverse for each column."""
+    w, h = np.array(w, dtype=np.float64), np.array(h, dtype=np.float64)
+    f, d = w.shape
+    h = h + damp * np.mean([h[j, j] for j in range(d)]) * np.eye(d)
+    trailing = [np.linalg.inv(h[j:, j:]) for j in range(d)]
+    mask = np.ones((f, d), dtype=bool)
+    for start in range(0, d, block):
+        stop = min(start + block, d)
+        everyone = [(w[r, j] ** 2 / trailing[j][0, 0], r, j) for r in range(f) for j in range(start, stop)]
+        for _, r, j in sorted(everyone)[: count(s, len(everyone))]:
+            mask[r, j] = False
+        for j in range(start, stop):
+            for r in range(f):
+                if not mask[r, j]:
+                    w[r, j:] -= w[r, j] * trailing[j][0] / trailing[j][0, 0]
+                    w[r, j] = 0.0
+    return w, mask
