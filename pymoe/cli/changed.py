@@ -20,7 +20,8 @@ from pymoe.models.lm import LMConfig
 from pymoe.surgery import measure, source
 from pymoe.surgery.calibration import Calibration
 from pymoe.surgery.source import Source, Text
-from pymoe.train import evaluate, fit, job, run, size, step
+from pymoe.train import evaluate, job, plan, run, size, sparse_fit, step
+from pymoe.train.plan import Plan
 from pymoe.train.run import Run
 from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
@@ -70,23 +71,32 @@ def tune(
     text: Text,
     record: dict[str, Any],
     folder: str,
-) -> dict[str, Any]:
-    """``--finetune`` steps of masked training from ``p``.  A run keeps its checkpoint in ``folder`` as it goes."""
+    how: Plan | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(parameters, masks) after ``--finetune`` steps from ``p`` with these masks, or with those of the plan ``how``.
+
+    A run keeps its checkpoint in ``folder`` as it goes: what is stopped continues with ``pymoe train --resume``.
+    """
     settings = tuning_settings(args, origin, text)
     if origin.job is None:
         with Bar("fine-tuning", settings.steps) as bar:
             state = State(0, p, slots(settings, p), masks)
+            early = state
             while state.step < settings.steps:
-                state, _ = step.advance(settings, cfg, state, text.train)
+                if how is None:
+                    state, _ = step.advance(settings, cfg, state, text.train)
+                else:
+                    state, _ = plan.advance(how, settings, cfg, state, text.train, early)
                 bar.step()
-        return state.p
-    work = source.derived(origin, cfg, record, settings=settings)
+        return state.p, dict(state.masks)
+    work = source.derived(origin, cfg, record, settings=settings, plan=how)
     corpus = _corpus(origin, text)
     state = State(0, p, slots(settings, p), masks)
     job.save(os.path.join(folder, source.CHECKPOINT), work, state)
     progress = Progress("fine-tuning", settings, 0)
     try:
-        return fit.fit(work, state, corpus, folder, progress).p
+        done = sparse_fit.fit(work, state, corpus, folder, progress)
+        return done.p, dict(done.masks)
     finally:
         progress.close()
 

@@ -35,7 +35,7 @@ def parser() -> Parser:
     """All commands and options."""
     top = Parser(
         prog="pymoe",
-        description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify, prune, split, merge.",
+        description="Sparse Mixture-of-Experts with hand-written gradients: train, sample, verify, make smaller.",
     )
     top.add_argument("--version", action="store_true", help="print the version and stop")
     commands = top.add_subparsers(dest="command", metavar="command", parser_class=Parser)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         p = merged.p
         if args.finetune:
             assert text is not None
-            p = changed.tune(args, first, merged.cfg, p, {}, text, record, folder.folder)
+            p, _ = changed.tune(args, first, merged.cfg, p, {}, text, record, folder.folder)
             record["tuned"] = changed.held_out(merged.cfg, p, text)
             print(f"after {args.finetune} steps of training: held-out loss {record['tuned']:.4f}")
         if not (args.finetune and first.job is not None):

@@ -26,8 +26,8 @@ def prune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="wanda",
-        help="weights: random, magnitude, threshold, snip, taylor, movement, wanda, sparsegpt, obs; experts: frequency, "
-        "weighted-frequency, ean-sum, ean-mean, reap, naee, naee-greedy; units (hidden units); skip (wanda)",
+        help="weights: random, magnitude, threshold, snip, taylor, movement, wanda, sparsegpt, obs; experts: "
+        "frequency, weighted-frequency, ean-sum, ean-mean, reap, naee, naee-greedy; units (hidden units); skip (wanda)",
     )
     parser.add_argument("--sparsity", type=float, default=0.5, metavar="S", help="the share that goes (0.5)")
     parser.add_argument("--threshold", type=float, metavar="T", help="with --method threshold: |w| < T goes")
@@ -79,7 +79,9 @@ def merge(parser: argparse.ArgumentParser) -> None:
         "--average", default="frequency", help="uniform, frequency, fisher, regmean, ties, zipit (frequency)"
     )
     parser.add_argument("--no-align", action="store_true", help="do not permute hidden units to match first")
-    parser.add_argument("--base", metavar="MODEL", help="arithmetic, ties, dare, dare-ties: what the models were tuned from")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="arithmetic, ties, dare, dare-ties: what the models were tuned from"
+    )
     parser.add_argument("--density", type=float, default=0.2, help="ties, dare: share of each difference kept (0.2)")
     parser.add_argument("--scale", type=float, default=1.0, help="arithmetic, ties, dare: of the summed difference (1)")
     parser.add_argument("--t", type=float, default=0.5, help="slerp: how far from the first to the second (0.5)")

@@ -14,9 +14,10 @@ from pymoe.backend.rng import generator
 from pymoe.cli import changed
 from pymoe.cli.bar import Bar
 from pymoe.sparsity import masks as mask_rules
-from pymoe.surgery import experts, measure, movement, schedules, source, targets, weights
+from pymoe.surgery import experts, measure, movement, source, targets, weights
 from pymoe.surgery.source import Source, Text
 from pymoe.surgery.weights import Pattern
+from pymoe.train.plan import Plan
 
 _DRAW = 6  # the key of this use of the generator
 
@@ -37,18 +38,16 @@ def run(args: argparse.Namespace) -> int:
             "what": args.what, "schedule": args.schedule, "seed": args.seed, **done,
         }  # fmt: skip
         after = None if text is None else changed.held_out(cfg, p, text)
-        record |= changed.table((origin.cfg, origin.p, origin.masks, before), (cfg, p, masks, after))
         if args.finetune:
             assert text is not None
+            record["pruned"] = after
             p, masks = _trained(args, origin, cfg, p, masks, text, record, folder.folder)
-            tuned = changed.held_out(cfg, p, text)
-            print(f"after {args.finetune} steps of masked fine-tuning: held-out loss {tuned:.4f}")
-            record["tuned"] = tuned
+            after = changed.held_out(cfg, p, text)
         kept = measure.stored(p, masks, args.store, nm=pattern.nm, block=pattern.block)
-        kept_already = (
-            args.finetune and args.schedule == "one-shot" and origin.job is not None and args.store == "dense"
-        )
-        if not kept_already:
+        record |= changed.table((origin.cfg, origin.p, origin.masks, before), (cfg, kept, masks, after))
+        if args.finetune:
+            print(f"  (after {args.finetune} steps of masked fine-tuning; before them {record['pruned']:.4f})")
+        if not (args.finetune and origin.job is not None and args.store == "dense"):
             source.write(origin, folder.folder, cfg, kept, masks, record)
         changed.record_file(folder.folder, "prune.json", record)
         changed.next_lines(folder.folder, origin)
@@ -176,13 +175,7 @@ def _trained(
     folder: str,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fine-tuned parameters and the masks at the end: fixed ones, or those of the schedule."""
-    if args.schedule == "one-shot":
-        return changed.tune(args, origin, cfg, p, masks, text, record, folder), masks
-    settings = changed.tuning_settings(args, origin, text)
-    names = targets.names(p, args.what)
-    with Bar(f"training ({args.schedule})", settings.steps) as bar:
-        state = schedules.train(
-            p, cfg, names, text.train, settings, schedule=args.schedule, sparsity=args.sparsity, changes=args.rounds,
-            watch=bar.step,
-        )  # fmt: skip
-    return state.p, dict(state.masks)
+    how = None
+    if args.schedule != "one-shot":
+        how = Plan(args.schedule, tuple(targets.names(p, args.what)), args.sparsity, changes=args.rounds)
+    return changed.tune(args, origin, cfg, p, masks, text, record, folder, how)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         p = made.p
         if args.finetune:
             assert text is not None
-            p = changed.tune(args, origin, made.cfg, p, {}, text, record, folder.folder)
+            p, _ = changed.tune(args, origin, made.cfg, p, {}, text, record, folder.folder)
             record["tuned"] = changed.held_out(made.cfg, p, text)
             print(f"after {args.finetune} steps of training: held-out loss {record['tuned']:.4f}")
         if not (args.finetune and origin.job is not None):

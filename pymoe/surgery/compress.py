@@ -1,8 +1,8 @@
-"""Which way of making a model smaller costs least?  Try them, measure each the same way, and lay the numbers side by side.
+"""Which way of making a model smaller costs least?  Try them, measure each the same way, lay the numbers side by side.
 
 A candidate is a method at a level; for each: held-out loss, zeros, parameters, bytes as stored, tokens a second, and
-after some steps of (masked) fine-tuning the loss again.  The answer to "how do I choose the sparsity constraint?" is the
-picture of loss against zeros, bytes and speed, for one's own model and text (the article's question 9.4).
+after some steps of (masked) fine-tuning the loss again.  The answer to "how do I choose the sparsity constraint?" is
+the picture of loss against zeros, bytes and speed, for one's own model and text (the article's question 9.4).
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def prune(
     kept: dict[int, np.ndarray] = {}
     if method in SCORES:
         seen = calibration.routed(p, cfg, text, watch=watch)
-        kept = {i: experts.keep(SCORES[method](seen[i]), n_keep[i]) for i in layers}
+        kept = {
+            i: experts.keep(SCORES[method](seen[i]), n_keep[i], n_group=m.router.n_group) for i, m in layers.items()
+        }
         for i, ids in kept.items():
             p, layers[i] = _cut(p, i, layers[i], ids)
     else:

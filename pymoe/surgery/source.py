@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pymoe import hf
+from pymoe import hf, storage
 from pymoe.backend.errors import CheckpointError, ConfigError, DataError
 from pymoe.models.lm import LMConfig
 from pymoe.storage import forms
 from pymoe.train import data, job
 from pymoe.train.job import Job
 from pymoe.train.optim import OPTIMIZERS
+from pymoe.train.plan import Plan
 from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 
@@ -105,17 +106,22 @@ def derived(
     *,
     compare_dense: bool = False,
     settings: TrainSettings | None = None,
+    plan: Plan | None = None,
 ) -> Job:
     """The job of a changed model: that of its run, with the change written into its history."""
     assert source.job is not None
     work = source.job
-    changed = {"model": cfg, "compare_dense": compare_dense, "history": (*work.history, record)}
+    changed = {"model": cfg, "compare_dense": compare_dense, "history": (*work.history, record), "plan": plan}
     return dataclasses.replace(work, **changed, **({} if settings is None else {"settings": settings}))
 
 
 def finished(work: Job, p: dict[str, Any], masks: dict[str, np.ndarray]) -> State:
-    """The state of a run whose training is over: its parameters, and an optimiser that has seen nothing."""
-    return State(work.settings.steps, p, OPTIMIZERS[work.settings.optimizer].init(p), masks)
+    """The state of a run whose training is over: its parameters, and an optimiser that has seen nothing.
+
+    Where weights are stored sparse there is no optimiser: ``job.trainable`` makes one when it is trained on.
+    """
+    stored = bool(storage.split(p)[1])
+    return State(work.settings.steps, p, {} if stored else OPTIMIZERS[work.settings.optimizer].init(p), masks)
 
 
 def write(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 
 import numpy as np
 import pytest
@@ -28,12 +27,8 @@ def trained(tmp_path_factory):
 
 
 def everything(folder) -> dict[str, str]:
-    found = {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(base, name)
-            found[path] = hashlib.sha256(open(path, "rb").read()).hexdigest()
-    return found
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def loaded(folder):
@@ -126,7 +121,7 @@ def test_finetuning_gives_back_and_keeps_the_zeros(trained, tmp_path, capsys, un
     options = ["--method", "magnitude", "--sparsity", "0.9", "--finetune", "30", "--out", str(out)]
     assert main(["prune", str(trained / "run"), *options]) == 0
     record = json.loads((out / "prune.json").read_text())
-    assert record["tuned"] < record["held_out"][1]
+    assert record["held_out"][1] < record["pruned"]
     _, state = loaded(out)
     for name, mask in state.masks.items():
         assert not tree.flatten(state.p)[name][~mask].any()
@@ -162,11 +157,14 @@ def test_stored_sparse(store, pattern, trained, tmp_path, capsys, unchanged):
     options = ["--method", "magnitude", "--sparsity", "0.75", "--pattern", pattern]
     assert main(["prune", str(trained / "run"), *options, "--out", str(flat)]) == 0
     assert main(["prune", str(trained / "run"), *options, "--store", store, "--out", str(packed)]) == 0
-    capsys.readouterr()
+    said = []
     for folder in (flat, packed):
+        capsys.readouterr()
         assert main(["generate", str(folder), "--tokens", "20", "--temperature", "0"]) == 0
-    one, two = capsys.readouterr().out[:22], capsys.readouterr().out
-    assert one and not two
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    sizes = [(folder / "checkpoint.safetensors").stat().st_size for folder in (flat, packed)]
+    assert sizes[1] < sizes[0] / 2
     assert main(["verify", str(packed), "--directions", "1"]) == 0
 
 
@@ -227,7 +225,9 @@ def test_to_dense_and_back(trained, tmp_path, capsys, unchanged):
     assert main(["split", str(out), "--experts", "3", "--out", str(tmp_path / "again")]) == 0
 
 
-@pytest.mark.parametrize("how", ["uniform", "soup", "slerp", "multislerp", "ties", "dare", "dare-ties", "arithmetic", "btx"])
+@pytest.mark.parametrize(
+    "how", ["uniform", "soup", "slerp", "multislerp", "ties", "dare", "dare-ties", "arithmetic", "btx"]
+)
 def test_merged_models(how, trained, tmp_path, capsys, unchanged):
     out = tmp_path / "out"
     first = trained / "run" / "dense"
@@ -270,7 +270,7 @@ def test_compress(trained, tmp_path, capsys, unchanged):
         (["prune", "RUN", "--sparsity", "1.5"], "must lie in [0, 1]"),
         (["prune", "RUN", "--sparsity", "nan"], "must lie in [0, 1]"),
         (["prune", "RUN", "--pattern", "5:4"], "0 < N <= M"),
-        (["prune", "RUN", "--pattern", "3:5", "--method", "magnitude"], "multiple"),
+        (["prune", "RUN", "--pattern", "3:5", "--method", "magnitude"], "of 16 columns a tail of 1 is left"),
         (["prune", "RUN", "--pattern", "7x7", "--method", "magnitude"], "7"),
         (["prune", "RUN", "--pattern", "stripes"], "--pattern must be"),
         (["prune", "RUN", "--scope", "galaxy"], "scope must be"),
