@@ -234,6 +234,19 @@ def test_gate_rows_are_means_of_real_tokens():
     assert abs(flat.std() - 0.05 / math.sqrt(3)) < 0.001 and 0.0499 < np.abs(flat).max() <= 0.05
 
 
+def test_fitted_rows_are_ridge_regression():
+    """The normal equations of centred data, in rationals; m_te = Σ |h_tf| over the units of expert e."""
+    for seed, (t, d, f, e, ridge) in enumerate([(20, 3, 6, 2, 1e-3), (15, 2, 4, 4, 0.5)]):
+        rng = RNG(seed)
+        x, h = locked(rng.standard_normal((t, d)) + 1, np.maximum(rng.standard_normal((t, f)), 0))
+        groups = locked(rng.permutation(f).reshape(e, f // e))
+        want = split_loops.fitted(x, h, groups.tolist(), ridge)
+        agree(gates.fitted(x, h, groups, ridge=ridge), want)
+        assert not close(
+            gates.fitted(x, h, groups, ridge=ridge), split_loops.fitted(x, h, groups.tolist(), 2 * ridge), 1e-6
+        )
+
+
 def test_low_rank_differences_are_as_near_as_eckart_and_young_allow():
     for seed, (e, f, d) in enumerate([(3, 5, 4), (2, 1, 3), (4, 3, 6), (1, 2, 2)]):
         experts = locked(RNG(seed).standard_normal((e, f, d)))

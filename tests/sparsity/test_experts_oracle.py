@@ -169,3 +169,21 @@ def test_skipping_drops_the_second_choice_below_the_share_and_renormalises():
     assert 15 <= int((want[:, 1] == 0).sum()) <= 20
     agree(out.routing.weight, want)
     assert not close(out.routing.weight, full["weight"], 1e-3)  # control
+
+
+def test_skipping_of_three_choices_compares_with_the_first():
+    settings = {"score": "softmax", "k": 3, "renorm": True, "scale": 2.5}
+    p, x, beta = params(12, "softmax"), tokens(12, t=40), 0.45
+    full = moe_loop(x, p, settings)["weight"]
+    router = RouterConfig(n_experts=5, k=3, norm="l1", scale=2.5, skip=beta)
+    cfg = MoEConfig(d_model=4, d_ff=3, router=router)
+    want = np.zeros_like(full)
+    for t, row in enumerate(full.tolist()):
+        kept = [w if w >= beta * row[0] else 0.0 for w in row]
+        want[t] = [2.5 * w / sum(kept) for w in kept]
+    assert {1, 2, 3} == set((want > 0).sum(1).tolist())
+    out, cache = moe.forward(x, nested(p), cfg)
+    agree(out.routing.weight, want)
+    seen = statistics.observe(cache, cfg)
+    assert int(seen.count.sum()) == int((want > 0).sum())  # what is skipped is not a routed token
+    agree(np.array([seen.weight.sum()]), np.array([2.5 * 40]))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 
 from ...oracles.expert_loops import expert_forward
+from ...sparsity.oracles.rational import exact, solve
 
 
 def ways_up(dense: dict) -> str:
@@ -156,6 +158,25 @@ def gate_row(states, mask=None, negative=None) -> np.ndarray:
         v = [a - b for a, b in zip(v, mean(*negative), strict=True)]
     n = math.hypot(*v)
     return np.array([a / n for a in v])
+
+
+def fitted(x, h, groups, ridge: float) -> np.ndarray:
+    """Rows (E, D): (XᵀX + λ I) w_e = Xᵀ m_e of centred X and m, λ = ridge · trace / D, over the widest spread of m."""
+    t, d = x.shape
+    rows = exact(x)
+    m = [[sum(abs(Fraction(h[s, i].item())) for i in g) for g in groups] for s in range(t)]
+
+    def centred(table):
+        means = [sum(column) / t for column in zip(*table, strict=True)]
+        return [[v - a for v, a in zip(row, means, strict=True)] for row in table]
+
+    rows, m = centred(rows), centred(m)
+    gram = [[sum(r[i] * r[j] for r in rows) for j in range(d)] for i in range(d)]
+    extra = Fraction(ridge) * sum(gram[i][i] for i in range(d)) / d
+    gram = [[v + (extra if i == j else 0) for j, v in enumerate(row)] for i, row in enumerate(gram)]
+    right = [[sum(r[i] * n[e] for r, n in zip(rows, m, strict=True)) for e in range(len(groups))] for i in range(d)]
+    widest = max(math.sqrt(sum(n[e] ** 2 for n in m) / t) for e in range(len(groups)))
+    return np.array([[float(v) / widest for v in column] for column in zip(*solve(gram, right), strict=True)])
 
 
 def truncation_error(w, rank: int) -> float:

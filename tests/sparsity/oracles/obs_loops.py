@@ -136,12 +136,13 @@ def refit(w, h, mask):
 
 
 def optimal(w, h, n):
-    """(w', mask, error of each row): every support of D - n columns, the first least error."""
+    """(w', mask, error of each row): of all sets of n columns in lexicographic order the first of least error."""
     h = exact(h)
     out, masks, errors = [], [], []
     for row in exact(w):
         best = None
-        for support in itertools.combinations(range(len(row)), len(row) - n):
+        for gone in itertools.combinations(range(len(row)), n):
+            support = [j for j in range(len(row)) if j not in gone]
             v = best_on(row, h, support)
             error = quadratic(h, [a - b for a, b in zip(row, v, strict=True)])
             if best is None or error < best[0]:
