@@ -273,3 +273,29 @@ def test_greedy_soup():
         assert list(got.kept) == members
         agree(got.p["a"]["w"], mean)
         assert not close(got.p["a"]["w"], np.mean(candidates, axis=0), 1e-6)  # control: the uniform soup
+
+
+@GATED
+def test_single_precision_is_rounded_once(gated):
+    """Every mean of float32 is the float64 answer, rounded: half a unit in the last place of each entry."""
+    experts = [expert(seed, gated, dtype="f4") for seed in range(3)]
+    arrays = [one["down_proj"] for one in experts]
+    tuned = [locked(a + np.float32(0.5) * b) for a, b in zip(arrays, arrays[::-1], strict=True)]
+    fishers = [{name: locked(np.square(a)) for name, a in one.items()} for one in experts]
+    cases = {
+        "weighted": (
+            average.weighted(experts, [1, 2, 4])["down_proj"],
+            average_loops.weighted(arrays, [1, 2, 4]),
+        ),
+        "fisher": (
+            average.fisher(experts, fishers, 1e-3)["down_proj"],
+            average_loops.fisher(arrays, [one["down_proj"] for one in fishers], 1e-3),
+        ),
+        "ties": (ties.merge(arrays[0], tuned, density=0.57), average_loops.ties(arrays[0], tuned, 0.57)),
+        "slerp": (slerp(arrays[0], arrays[1], 0.3), sphere_mpmath.slerp(arrays[0], arrays[1], 0.3)),
+        "multislerp": (multislerp(arrays, [1, 2, 4]), sphere_mpmath.multislerp(arrays, [1, 2, 4])),
+    }
+    for name, (got, want) in cases.items():
+        assert got.dtype == np.float32, name
+        assert np.all(np.abs(got.astype(np.float64) - want) <= 2.0**-24 * 1.001 * np.abs(want) + 1e-14), name
+        assert not np.array_equal(got, (want * 1.001).astype(np.float32))  # control
