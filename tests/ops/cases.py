@@ -120,6 +120,28 @@ def targets(shape: tuple[int, ...], v: int, ignored: int | None = None) -> Calla
     return make
 
 
+def voices(logits: tuple[int, ...], weight: tuple[int, ...], ignored: bool = False) -> Callable[[Rng], tuple[Any, ...]]:
+    """Logits of several models, their weights in [0.1, 1.1], targets."""
+
+    def make(rng: Rng) -> tuple[Any, ...]:
+        t = rng.integers(0, logits[-1], logits[1:-1])
+        if ignored:
+            t.flat[::3] = -100
+        return 2 * rng.standard_normal(logits), rng.random(weight) + 0.1, t
+
+    return make
+
+
+def torch_mixture(t: Any, x: Any, w: Any) -> Any:
+    return (w.reshape(*w.shape, *([1] * (x.ndim - w.ndim))) * x).sum(0)
+
+
+def torch_mixture_nll(t: Any, z: Any, w: Any, y: Any) -> Any:
+    said = t.softmax(z, -1).gather(-1, y.clamp(min=0)[None, ..., None].expand(*z.shape[:-1], 1))[..., 0]
+    mixed = (w.reshape(*w.shape, *([1] * (said.ndim - w.ndim))) * said).sum(0)
+    return -t.log(mixed[y != -100]).mean()
+
+
 def glu(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda t, x: f(t, x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :]
 
@@ -296,6 +318,22 @@ CASES = [
         loops.mean_pool,
         torch_mean_pool,
         label="mask",
+    ),
+    Case(ops.mixture, lambda r: (r.standard_normal((3, 2, 5)), r.random(3) + 0.1), loops.mixture, torch_mixture),
+    Case(
+        ops.mixture,
+        lambda r: (r.standard_normal((3, 4, 2, 5)), r.random((3, 4, 2)) + 0.1),
+        loops.mixture,
+        torch_mixture,
+        label="weight_by_row",
+    ),
+    Case(ops.mixture_nll, voices((3, 4, 5), (3,)), loops.mixture_nll, torch_mixture_nll),
+    Case(
+        ops.mixture_nll,
+        voices((3, 2, 4, 5), (3, 2, 4), True),
+        loops.mixture_nll,
+        torch_mixture_nll,
+        label="weight_by_row_ignore",
     ),
     # fmt: on
 ]

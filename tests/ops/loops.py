@@ -187,6 +187,26 @@ def cross_entropy(
     return np.array(math.fsum(losses) / len(losses) if losses else 0.0)
 
 
+def mixture(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Σ_i λ_i x_i, a place at a time."""
+    y = np.empty(x.shape[1:])
+    for place in np.ndindex(*y.shape):
+        lam = [weight[i] if weight.ndim == 1 else weight[(i, *place[:-1])] for i in range(len(x))]
+        y[place] = math.fsum(float(v) * float(x[(i, *place)]) for i, v in enumerate(lam))
+    return y
+
+
+def mixture_nll(logits: np.ndarray, weight: np.ndarray, targets: np.ndarray, ignore_index: int = -100) -> np.ndarray:
+    """-log Σ_i λ_i p_i(y), with the probabilities themselves."""
+    losses = []
+    for row in np.ndindex(*targets.shape):
+        if targets[row] != ignore_index:
+            lam = [float(weight[i] if weight.ndim == 1 else weight[(i, *row)]) for i in range(len(logits))]
+            said = [math.exp(log_softmax(z[row].tolist())[targets[row]]) for z in logits]
+            losses.append(-math.log(math.fsum(v * p for v, p in zip(lam, said, strict=True))))
+    return np.array(math.fsum(losses) / len(losses) if losses else 0.0)
+
+
 def dropout(x: np.ndarray, mask: np.ndarray, rate: float) -> np.ndarray:
     y = [v / (1 - rate) if kept else 0.0 for v, kept in zip(x.ravel().tolist(), mask.ravel().tolist(), strict=True)]
     return np.array(y).reshape(x.shape)

@@ -25,6 +25,8 @@ EMPTY = {
     "dropout": (np.ones((0, 3)), np.ones((0, 3), bool)),
     "cross_entropy": (np.ones((0, 3)), np.ones(0, np.int64)),
     "mean_pool": (np.ones((0, 4, 3)), np.ones((0, 4), bool)),
+    "mixture": (np.ones((2, 0, 3)), np.ones(2)),
+    "mixture_nll": (np.ones((2, 0, 3)), np.ones(2), np.ones(0, np.int64)),
     "csr_linear": (np.ones((2, 0, 6)), np.ones(7)),
     "bsr_linear": (np.ones((0, 9)), np.ones((3, 2, 3))),
     "nm_linear": (np.ones((0, 8)), np.ones((3, 4))),
@@ -44,7 +46,7 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients(name: str
     args = EMPTY.get(name, (np.ones((0, 4)),))
     y, cache = op.forward(*args, **STATIC.get(name, {}))
     dx, rest = op.backward(np.ones_like(y), cache)
-    assert y.size == 0 or (name == "cross_entropy" and y == 0)
+    assert y.size == 0 or (name in ("cross_entropy", "mixture_nll") and y == 0)
     assert dx is None or dx.shape == args[0].shape
     for g in rest.values():
         assert not g.any()
@@ -294,3 +296,48 @@ def test_rope_depends_on_distance_only_and_keeps_lengths() -> None:
 def test_rope_of_base_one_turns_every_pair_alike() -> None:
     y, _ = ops.rope.forward(np.ones((1, 1, 1, 6)), np.array([2]), base=1.0)
     assert np.ptp(y[..., :3]) == np.ptp(y[..., 3:]) == 0 and y[0, 0, 0, 0] == pytest.approx(np.cos(2) - np.sin(2))
+
+
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mixture_of_one_model_is_its_cross_entropy() -> None:
+    z, y = RNG(0).standard_normal((1, 7, 5)), RNG(1).integers(0, 5, 7)
+    loss, cache = ops.mixture_nll.forward(z, np.ones(1), y)
+    expected, other = ops.cross_entropy.forward(z[0], y)
+    assert abs(loss - expected) <= 4 * U64 * expected
+    assert distance(ops.mixture_nll.backward(1.0, cache)[0][0], ops.cross_entropy.backward(1.0, other)[0]) <= 8 * U64
+
+
+def test_a_model_without_weight_has_a_gradient_by_its_weight_and_no_other() -> None:
+    """dλ_i = -p_i(y) / Σ: how much the loss would fall, were it asked; verified by the complex step at λ = 0."""
+    z, y = RNG(0).standard_normal((3, 2, 5)), np.array([4, 0])
+    weight = np.array([[0.0, 0.3], [0.7, 0.0], [0.2, 0.9]])
+    verify.gradcheck(ops.mixture_nll, z, weight, y, controls=True)
+    dz, rest = ops.mixture_nll.backward(1.0, ops.mixture_nll.forward(z, weight, y)[1])
+    assert not dz[0, 0].any() and not dz[1, 1].any() and (rest["weight"] < 0).all()
+
+
+def test_a_mixture_does_not_overflow_where_only_a_model_without_weight_knows() -> None:
+    z = np.zeros((2, 1, 3))
+    z[0, 0, 0] = -2000.0  # the one with weight thinks it impossible
+    loss, cache = ops.mixture_nll.forward(z, np.array([1.0, 0.0]), np.array([0]))
+    assert abs(loss - (2000 + np.log(2))) <= 1e-12
+    dz, rest = ops.mixture_nll.backward(1.0, cache)
+    assert dz[0, 0].tolist() == [-1.0, 0.5, 0.5] and np.isfinite(rest["weight"]).all() and rest["weight"][1] < -1e300
+
+
+def test_what_no_model_can_say_costs_infinitely_much_and_teaches_nothing() -> None:
+    z = np.zeros((2, 1, 3))
+    z[:, 0, 0] = -np.inf
+    loss, cache = ops.mixture_nll.forward(z, np.array([0.5, 0.5]), np.array([0]))
+    dz, rest = ops.mixture_nll.backward(1.0, cache)
+    assert loss == np.inf and not dz.any() and not rest["weight"].any()
+
+
+def test_an_ignored_row_of_a_mixture_may_hold_nan() -> None:
+    z, y = RNG(0).standard_normal((2, 3, 4)), np.array([1, -100, 2])
+    z[:, 1] = np.nan
+    loss, cache = ops.mixture_nll.forward(z, np.array([0.5, 0.5]), y)
+    dz, rest = ops.mixture_nll.backward(1.0, cache)
+    assert np.isfinite(loss) and not dz[:, 1].any() and np.isfinite(dz).all() and np.isfinite(rest["weight"]).all()
