@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, install
+from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
 from pymoe.hf import config, names
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
 from pymoe.models.lm import LMConfig
+from pymoe.nn import initial
+from pymoe.storage import forms
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+LONGEST_HEADER = 100_000_000  # bytes; what the format allows
 
 
 class Checkpoint(NamedTuple):
@@ -35,7 +40,7 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     given = _tensors(folder)
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
-    p = names.from_hf(given, cfg, dtype)
+    p = names.from_hf(given, cfg, initial.check_dtype(dtype))
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw)
 
 
@@ -43,24 +48,49 @@ def write(folder: str, cfg: LMConfig, p: dict[str, Any], *, like: str) -> None:
     """A new folder with ``p``: config.json and tokenizer after the folder ``like``, tensors in that one's dtype.
 
     ``folder`` must not exist, or be empty: ConfigError.  The weights come first and config.json last, each written
-    whole (``io.atomic``): a folder with a config.json is complete.
+    whole (``io.atomic``): a folder with a config.json is complete.  Where that fails nothing is left of it.  Sparse
+    stored weights (``pymoe.storage``) are written with their zeros, which these layouts cannot leave out.
     """
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ConfigError(f"{folder} is not empty: give a new folder, nothing is written over")
     source = _json(os.path.join(like, "config.json"))
     raw = config.to_hf(cfg, source)
-    made = names.to_hf(p, cfg)
-    dtype = _dtype(source, next(iter(made.values())).dtype)
-    raw["dtype" if "torch_dtype" not in raw else "torch_dtype"] = np.dtype(dtype).name
-    plain = {name: np.ascontiguousarray(a.astype(dtype)) for name, a in sorted(made.items())}
+    made = names.to_hf(forms.dense(p), cfg)
+    dtype = _dtype(like, source, next(iter(made.values())).dtype)
+    raw |= {name: np.dtype(dtype).name for name in ("dtype", "torch_dtype") if name == "dtype" or name in raw}
+    plain = {name: _cast(name, a, dtype) for name, a in sorted(made.items())}
+    new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
-    atomic.write(os.path.join(folder, WEIGHTS), [tensors.library().save(plain, metadata={"format": "pt"})])
-    for name in FILES:
-        if os.path.isfile(os.path.join(like, name)):
-            with open(os.path.join(like, name), "rb") as file:
-                atomic.write(os.path.join(folder, name), [file.read()])
-    text = json.dumps(raw, indent=2, sort_keys=True) + "\n"
-    atomic.write(os.path.join(folder, "config.json"), [text.encode()])
+    written: list[str] = []
+
+    def put(name: str, data: bytes) -> None:
+        written.append(os.path.join(folder, name))
+        atomic.write(written[-1], [data])
+
+    try:
+        put(WEIGHTS, tensors.library().save(plain, metadata={"format": "pt"}))
+        for name in FILES:
+            if os.path.isfile(os.path.join(like, name)):
+                with open(os.path.join(like, name), "rb") as file:
+                    put(name, file.read())
+        put("config.json", (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode())
+        atomic.sync_folder(os.path.dirname(os.path.abspath(folder)))
+    except BaseException:
+        for path in written:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if new:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
+
+
+def _cast(name: str, a: np.ndarray, dtype: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(a.astype(dtype))
+    if dtype == np.float16 and not np.array_equal(np.isfinite(made), np.isfinite(a)):
+        raise NonFiniteError(f"{name} has a value above the largest of float16, {np.abs(a).max():.4g}: see dtype")
+    return made
 
 
 def _json(path: str) -> dict[str, Any]:
@@ -77,17 +107,9 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _tensors(folder: str) -> dict[str, np.ndarray]:
-    files = [WEIGHTS]
-    if os.path.isfile(os.path.join(folder, INDEX)):
-        files = sorted(set(_json(os.path.join(folder, INDEX)).get("weight_map", {}).values()))
-    elif not os.path.isfile(os.path.join(folder, WEIGHTS)):
-        old = [name for name in os.listdir(folder) if name.endswith(".bin")]
-        more = f"; {old[0]} is a pickle, which is not read: convert it to safetensors" if old else ""
-        raise CheckpointError(f"{folder} holds no {WEIGHTS}{more}")
     library = tensors.library()
     found: dict[str, np.ndarray] = {}
-    for name in files:
-        path = os.path.join(folder, name)
+    for path in _files(folder):
         if not os.path.isfile(path):
             raise CheckpointError(f"{path}: no such file, and {INDEX} names it: fetch it")
         known = _bfloat16()  # its import makes NumPy know the type
@@ -100,6 +122,24 @@ def _tensors(folder: str) -> dict[str, np.ndarray]:
     return found
 
 
+def _files(folder: str) -> list[str]:
+    """The paths of the files with weights, which lie in the folder itself."""
+    if os.path.isfile(os.path.join(folder, INDEX)):
+        index = _json(os.path.join(folder, INDEX)).get("weight_map")
+        if not isinstance(index, dict) or not all(
+            isinstance(n, str) and os.path.basename(n) == n for n in index.values()
+        ):
+            raise CheckpointError(
+                f"{os.path.join(folder, INDEX)} has no weight_map of names of files: use another copy"
+            )
+        return [os.path.join(folder, name) for name in sorted(set(index.values()))]
+    if not os.path.isfile(os.path.join(folder, WEIGHTS)):
+        old = [name for name in sorted(os.listdir(folder)) if name.endswith(".bin")]
+        more = f"; {old[0]} is a pickle, which is not read: convert it to safetensors" if old else ""
+        raise CheckpointError(f"{folder} holds no {WEIGHTS}{more}")
+    return [os.path.join(folder, WEIGHTS)]
+
+
 def _bfloat16() -> Any:
     """``ml_dtypes.bfloat16``, which NumPy has not; None where the extra is not installed."""
     try:
@@ -109,13 +149,28 @@ def _bfloat16() -> Any:
     return ml_dtypes.bfloat16
 
 
-def _dtype(raw: dict[str, Any], own: Any) -> Any:
-    name = raw.get("dtype") or raw.get("torch_dtype") or np.dtype(own).name
+def _dtype(like: str, raw: dict[str, Any], own: Any) -> Any:
+    """The dtype of the weights of ``like``; without weights that of its config.json, without that ``own``."""
+    said = raw.get("dtype") or raw.get("torch_dtype") or np.dtype(own).name
+    name = _stored_dtype(like) or said
     if name == "bfloat16":
         found = _bfloat16()
         if found is None:
-            raise MissingExtraError(f"this folder stores bfloat16, which needs ml_dtypes: {install('io')}")
+            raise MissingExtraError(f"{like} stores bfloat16, which needs ml_dtypes: {install('io')}")
         return found
     if name not in ("float64", "float32", "float16"):
-        raise ConfigError(f"config.json has dtype {name!r}: float64, float32, float16 and bfloat16 can be written")
+        raise ConfigError(f"{like} has dtype {name!r}: float64, float32, float16 and bfloat16 can be written")
     return np.dtype(name)
+
+
+def _stored_dtype(folder: str) -> str | None:
+    """The dtype of the first matrix in the header of the first file; None where there are no files."""
+    known = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    try:
+        with open(_files(folder)[0], "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, LONGEST_HEADER)))
+        each = [entry["dtype"] for name, entry in sorted(header.items()) if name != tensors.RESERVED]
+    except (CheckpointError, OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, IndexError):
+        return None
+    return known.get(each[0], each[0]) if each else None

@@ -14,8 +14,8 @@ model.layers.i.<...>layernorm.weight                         layers.i.<...>layer
 ....block_sparse_moe.experts.e.w2.weight                     layers.i.mlp.experts.down_proj[e]
 ============================================================ ==========================================================
 
-transformers 5 also has the experts stacked in memory (mlp.gate.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj):
-read, never written.
+transformers 5 also has the experts stacked in memory (mlp.gate.weight, mlp.experts.gate_up_proj and down_proj): read,
+never written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Take = Callable[[str, tuple[int, ...]], np.ndarray]
 
 
 def from_hf(tensors: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any) -> dict[str, Any]:
-    """The tree of ``cfg`` in ``dtype``; a missing, surplus or wrongly shaped tensor is a CheckpointError that names it."""
+    """The tree of ``cfg`` in ``dtype``; a missing, surplus or misshapen tensor is a CheckpointError that names it."""
     left = set(tensors)
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -42,8 +42,10 @@ def from_hf(tensors: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any) -> dic
             raise CheckpointError(f"the folder has no tensor {name!r}: its files are incomplete, or of another family")
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(f"tensor {name!r} has shape {tuple(tensors[name].shape)}, config.json says {shape}")
+        if tensors[name].dtype.kind != "f" and tensors[name].dtype.name != "bfloat16":
+            raise CheckpointError(f"tensor {name!r} holds {tensors[name].dtype}, no floating-point numbers: quantised?")
         left.discard(name)
-        return np.asarray(tensors[name]).astype(dtype)
+        return np.asarray(tensors[name]).astype(dtype, copy=False)
 
     d, v = cfg.d_model, cfg.vocab
     flat = {"embed_tokens.weight": take("model.embed_tokens.weight", (v, d))}

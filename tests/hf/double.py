@@ -1,11 +1,13 @@
-"""transformers in float64 all through: its norms, routers and rotary angles cast to float32, whatever the model's dtype."""
+"""transformers in float64 all through: norms, routers and rotary angles cast to float32, whatever the dtype."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-import torch
+import pytest
+
+torch = pytest.importorskip("torch")
 
 
 @contextlib.contextmanager
@@ -31,7 +33,7 @@ def casts_answered_in_double() -> Iterator[None]:
         torch.Tensor.to, torch.Tensor.float, torch.nn.functional.softmax = to, single, softmax
 
 
-def angles_in_double(m: torch.nn.Module, base: float) -> None:
+def angles_in_double(m, base: float) -> None:
     """The rotary frequencies, which are a buffer computed in float32, computed again."""
     rotary = m.model.rotary_emb
     n = rotary.inv_freq.numel()

@@ -1,4 +1,4 @@
-"""Folders that transformers wrote, read here; folders written here, read by transformers: the same numbers, in float64."""
+"""Folders that transformers wrote, read here, and the other way round: the same numbers, in float64."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ transformers = pytest.importorskip("transformers")
 
 from pymoe import hf  # noqa: E402
 from pymoe.backend import tree  # noqa: E402
-from pymoe.hf import names  # noqa: E402
+from pymoe.hf import config, names  # noqa: E402
 from pymoe.models import generate, lm  # noqa: E402
 from tests.hf.double import angles_in_double, casts_answered_in_double  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COMMON = {
-    "vocab_size": 19, "hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "vocab_size": 19, "hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 32, "rms_norm_eps": 3e-5, "initializer_range": 0.3,
 }  # fmt: skip
 MODELS = {
@@ -162,6 +162,33 @@ def test_stacked_experts_and_many_files_and_bfloat16(tmp_path):
         assert np.array_equal(a, flat[n]), n
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral"])
+def test_a_field_that_is_left_out_means_what_transformers_takes_it_for(name, tmp_path):
+    """config.json with nothing but what a model cannot be without: written by older tools, or by hand."""
+    kind = MODELS[name][0]
+    raw = {"vocab_size": 19, "hidden_size": 64, "intermediate_size": 10, "num_hidden_layers": 2}
+    raw |= {"num_attention_heads": 16, "model_type": name}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    theirs, mine = kind.from_pretrained(tmp_path), config.from_hf(raw)
+    assert mine.n_kv_heads == theirs.num_key_value_heads and mine.norm_eps == theirs.rms_norm_eps
+    assert mine.rope_base == theirs.rope_parameters["rope_theta"] and mine.tie == theirs.tie_word_embeddings
+    window = getattr(theirs, "sliding_window", None)
+    assert mine.context == min(theirs.max_position_embeddings, window or theirs.max_position_embeddings)
+    if name == "mixtral":
+        assert (mine.moe.n_experts, mine.moe.k) == (theirs.num_local_experts, theirs.num_experts_per_tok)
+
+
+def test_within_a_sliding_window_the_logits_agree_and_beyond_it_they_would_not(tmp_path):
+    m = made("mistral", tmp_path / "m", sliding_window=9)
+    found = hf.read(str(tmp_path / "m"))
+    assert close(lm.forward(IDS[:, :9], found.p, found.cfg)[0].logits, logits_of(m, IDS[:, :9]))
+    import dataclasses
+
+    longer = dataclasses.replace(found.cfg, context=32)
+    got, want = lm.forward(IDS, found.p, longer)[0].logits, logits_of(m)
+    assert close(got[:, :9], want[:, :9]) and not close(got, want)
+
+
 def test_a_sliding_window_limits_the_context(tmp_path):
     made("mistral", tmp_path / "m", sliding_window=9)
     assert hf.read(str(tmp_path / "m")).cfg.context == 9
@@ -174,7 +201,7 @@ def test_dense_becomes_sparse_and_sparse_becomes_dense(tmp_path):
 
     made("llama", tmp_path / "m")
     found = hf.read(str(tmp_path / "m"))
-    moe = presets.mixtral(d_model=12, d_ff=10, n_experts=3, k=2, tied=(0, 1, 0), scale=0.5)
+    moe = presets.mixtral(d_model=24, d_ff=10, n_experts=3, k=2, tied=(0, 1, 0), scale=0.5)
     cfg = dataclasses.replace(found.cfg, moe=moe, d_ff=None)
     p = lm.init(np.random.default_rng(0), cfg, np.float64)
     hf.write(str(tmp_path / "sparse"), cfg, p, like=str(tmp_path / "m"))
