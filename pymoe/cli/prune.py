@@ -76,7 +76,8 @@ def _pattern(args: argparse.Namespace) -> Pattern:
         return Pattern("blocks", block=(int(found[1]), int(found[2])))
     if args.pattern not in ("unstructured", "rows", "columns", "heads"):
         raise ConfigError(
-            f"--pattern must be unstructured, rows, columns, heads, N:M (as 2:4) or RxC (as 32x32), got {args.pattern!r}"
+            "--pattern must be unstructured, rows, columns, heads, N:M (as 2:4) or RxC (as 32x32), got "
+            f"{args.pattern!r}"
         )
     return Pattern(args.pattern, scope)
 

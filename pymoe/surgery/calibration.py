@@ -138,8 +138,8 @@ def _plain_inputs(cache: block.Cache) -> dict[str, np.ndarray]:
 
 
 def _flat(x: Any) -> np.ndarray:
-    x = to_numpy(x)
-    return x.reshape(-1, x.shape[-1])
+    flat: np.ndarray = to_numpy(x)
+    return flat.reshape(-1, flat.shape[-1])
 
 
 def _add(a: Moment, b: Moment) -> Moment:

@@ -94,9 +94,9 @@ def candidates(
 
 
 def _block(cfg: LMConfig) -> int:
-    """The largest power of two up to 32 that divides every side of the experts' matrices."""
+    """The largest power of two up to 32 that divides every side of the experts' matrices at least twice."""
     sides = [side for m in experts.moe_layers(cfg).values() for side in (m.d_model, m.d_ff)]
-    return max(b for b in (1, 2, 4, 8, 16, 32) if all(side % b == 0 for side in sides))
+    return max((b for b in (2, 4, 8, 16, 32) if all(side % (2 * b) == 0 for side in sides)), default=1)
 
 
 def make(p: dict[str, Any], cfg: LMConfig, c: Candidate, text: Calibration, watch: Watch | None = None) -> Made:

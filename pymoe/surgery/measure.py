@@ -25,15 +25,10 @@ FORMATS = ("dense", "csr", "bsr", "nm")
 
 
 class Size(NamedTuple):
-    parameters: int
-    active: int  # for one token; stored zeros count
-    zeros: int
+    parameters: int  # stored ones: a zero in a dense matrix counts, one that a sparse form leaves out does not
+    active: int  # of them, for one token
+    zeros: int  # that pruning made, stored or not
     bytes: int  # of all parameters as stored, structure included
-
-    @property
-    def share(self) -> float:
-        """Zeros of all parameters."""
-        return self.zeros / max(self.parameters, 1)
 
 
 def stored(
@@ -67,9 +62,8 @@ def size(cfg: LMConfig, p: dict[str, Any], masks: Mapping[str, np.ndarray]) -> S
     """The numbers of ``p`` (as stored) with the zeros that ``masks`` made."""
     count = count_parameters(cfg, p)
     zeros = sum(int(mask.size - np.count_nonzero(mask)) for mask in masks.values())
-    total = sum(int(np.prod(leaf.shape)) for leaf in tree.flatten(p).values())
     nbytes = sum(int(leaf.nbytes) for leaf in tree.flatten(p).values())
-    return Size(total, count.active, zeros, nbytes)
+    return Size(count.total, count.active, zeros, nbytes)
 
 
 def tokens_per_second(

@@ -152,7 +152,7 @@ def models(
                 start[name], these, masks, rate=1 - density, weights=weights, scale=scale, elect=how == "dare-ties"
             )
         elif how == "slerp":
-            value = fuse.slerp(*these, t)
+            value = fuse.slerp(these[0], these[1], t)
         else:
             value = fuse.multislerp(these, each)
         merged[name] = np.asarray(value).astype(first.dtype)

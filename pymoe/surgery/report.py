@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pymoe.io import atomic
@@ -89,7 +89,7 @@ def draw(folder: str, rows: Sequence[Row]) -> str:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3, sharey=True)
     start, labels = rows[0], list(dict.fromkeys(row.label for row in rows[1:]))
-    views = (
+    views: tuple[tuple[str, Callable[[Row], float], str], ...] = (
         ("expert weights that are gone", lambda row: 100 * row.zeros, "%"),
         ("size as stored", lambda row: row.bytes / 1e6, "MB"),
         ("speed of a forward", lambda row: row.speed / 1e3, "thousand tokens/s"),

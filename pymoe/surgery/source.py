@@ -111,8 +111,14 @@ def derived(
     """The job of a changed model: that of its run, with the change written into its history."""
     assert source.job is not None
     work = source.job
-    changed = {"model": cfg, "compare_dense": compare_dense, "history": (*work.history, record), "plan": plan}
-    return dataclasses.replace(work, **changed, **({} if settings is None else {"settings": settings}))
+    return dataclasses.replace(
+        work,
+        model=cfg,
+        compare_dense=compare_dense,
+        history=(*work.history, record),
+        plan=plan,
+        settings=work.settings if settings is None else settings,
+    )
 
 
 def finished(work: Job, p: dict[str, Any], masks: dict[str, np.ndarray]) -> State:

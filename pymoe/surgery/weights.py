@@ -243,4 +243,6 @@ def _rebuilt(
 
 def _damped(h: np.ndarray) -> np.ndarray:
     """H + 0.01 mean(diag H), as SparseGPT: few tokens leave it singular."""
-    return h + 0.01 * max(float(np.mean(np.diag(h))), np.finfo(np.float64).tiny) * np.eye(len(h))
+    damp = 0.01 * max(float(np.mean(np.diag(h))), float(np.finfo(np.float64).tiny))
+    made: np.ndarray = h + damp * np.eye(len(h))
+    return made
