@@ -1,88 +1,195 @@
-# Part of _cython.pyx: the linear map with a weight stored by rows (CSR).  indptr and indices are in order: the door sees to it.
+# Part of _cython.pyx: the linear map with a weight stored by rows (CSR), indptr (F+1,) and indices (nnz,) in order.
 
 
-def csr_sorted(const int64_t[::1] indices, const int64_t[::1] indptr, Py_ssize_t columns):
+def csr_sorted(const I[::1] indices, const int64_t[::1] indptr, Py_ssize_t columns, int threads):
     """Do the columns of every row ascend strictly within [0, columns)?  indptr (F+1,) ascends from 0 to nnz >= 1.  O(nnz)."""
-    return sorted_columns(&indices[0], &indptr[0], columns, 0, indptr.shape[0] - 1) != 0
+    cdef Py_ssize_t f = indptr.shape[0] - 1
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef int c, wrong = 0
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        wrong += sorted_columns(pi, pp, columns, f * c // threads, f * (c + 1) // threads) == 0
+    return wrong == 0
 
 
 def csr_linear(
-    const T[:, ::1] x, const T[::1] data, const int64_t[::1] indices, const int64_t[::1] indptr, T[:, ::1] scratch,
-    T[:, ::1] y, int vectors
+    const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[::1] scratch, T[:, ::1] y,
+    int vectors, int parts, int threads
 ):
-    """IN x (N, D), data, indices (nnz,), indptr (F+1,); OUT y (N, F), scratch (threads, (D + 16) · tokens of a block).
+    """IN x (N, D), data, indices (nnz,), indptr (F+1,); OUT y (N, F), scratch: (D + 16) vectors a thread, and 64 bytes.
 
-    A block is 1, 2 or 4 ``vectors`` of tokens, or with 0 one token; the choice changes no bit.
+    A block is 1, 2 or 4 ``vectors`` of tokens; how the work is cut changes no bit.
     """
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], f = y.shape[1], room = scratch.shape[1]
-    cdef Py_ssize_t width = room // (d + 16), blocks = (n + width - 1) // width
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], f = y.shape[1], nnz = data.shape[0]
+    cdef Py_ssize_t room = (scratch.shape[0] - 64 // sizeof(T)) // threads, width = room // (d + 16)
+    cdef Py_ssize_t blocks = (n + width - 1) // width, p, q
     cdef const T* px = &x[0, 0]
     cdef const T* pw = &data[0]
-    cdef const int64_t* pi = &indices[0]
+    cdef const I* pi = &indices[0]
     cdef const int64_t* pp = &indptr[0]
-    cdef T* ps = &scratch[0, 0]
+    cdef T* ps = &scratch[0]
     cdef T* po = &y[0, 0]
-    cdef int c, threads = <int> scratch.shape[0]
-    outputs_apart(po, n * f * sizeof(T), ps, threads * room * sizeof(T), px, n * d * sizeof(T), pw, data.shape[0] * sizeof(T))
+    cdef const void* array[4]
+    cdef Py_ssize_t size[4]
+    cdef int c, pieces = threads // parts
+    array[0], array[1], array[2], array[3] = po, ps, px, pw
+    size[0], size[1], size[2], size[3] = n * f * sizeof(T), scratch.shape[0] * sizeof(T), n * d * sizeof(T), nnz * sizeof(T)
+    fresh(array, size, 2, 4)
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        p, q = c // pieces, c % pieces
         csr_forward_blocks(
-            po, ps + c * room, px, pw, pi, pp, n, d, f, vectors, blocks * c // threads, blocks * (c + 1) // threads
+            po, pi, aligned(ps) + c * room, px, pw, pp, n, d, f, vectors, blocks * p // parts, blocks * (p + 1) // parts,
+            row_at(pp, f, nnz * q // pieces) if q > 0 else 0, row_at(pp, f, nnz * (q + 1) // pieces) if q + 1 < pieces else f
         )
+
+
+def csr_linear_token(
+    const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[:, ::1] y, int threads
+):
+    """``csr_linear`` for x (1, D) -> y (1, F); how many pieces of the structure were out of order."""
+    cdef Py_ssize_t d = x.shape[1], f = y.shape[1], nnz = data.shape[0]
+    cdef const T* px = &x[0, 0]
+    cdef const T* pw = &data[0]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef T* po = &y[0, 0]
+    cdef int c, wrong = 0
+    apart(po, f * sizeof(T), px, d * sizeof(T))
+    apart(po, f * sizeof(T), pw, nnz * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        wrong += csr_forward_token(
+            po, pi, px, pw, pp, d, row_at(pp, f, nnz * c // threads) if c > 0 else 0,
+            row_at(pp, f, nnz * (c + 1) // threads) if c + 1 < threads else f
+        )
+    return wrong
 
 
 def csr_linear_dx(
-    const T[:, ::1] dy, const T[::1] data, const int64_t[::1] indices, const int64_t[::1] indptr, T[:, ::1] scratch,
-    T[:, ::1] dx, int vectors
+    const T[:, ::1] dy, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[::1] scratch, T[:, ::1] dx,
+    int vectors, int parts, int threads
 ):
-    """IN dy (N, F), data, indices (nnz,), indptr (F+1,); OUT dx (N, D), scratch and vectors as for ``csr_linear``."""
-    cdef Py_ssize_t n = dx.shape[0], d = dx.shape[1], f = dy.shape[1], room = scratch.shape[1]
-    cdef Py_ssize_t width = room // (d + 16), blocks = (n + width - 1) // width
+    """IN dy (N, F), data, indices (nnz,), indptr (F+1,); OUT dx (N, D), scratch and settings as for ``csr_linear``."""
+    cdef Py_ssize_t n = dx.shape[0], d = dx.shape[1], f = dy.shape[1]
+    cdef Py_ssize_t room = (scratch.shape[0] - 64 // sizeof(T)) // threads, width = room // (d + 16)
+    cdef Py_ssize_t blocks = (n + width - 1) // width, p, q
     cdef const T* pd = &dy[0, 0]
     cdef const T* pw = &data[0]
-    cdef const int64_t* pi = &indices[0]
+    cdef const I* pi = &indices[0]
     cdef const int64_t* pp = &indptr[0]
-    cdef T* ps = &scratch[0, 0]
+    cdef T* ps = &scratch[0]
     cdef T* po = &dx[0, 0]
-    cdef int c, threads = <int> scratch.shape[0]
-    outputs_apart(po, n * d * sizeof(T), ps, threads * room * sizeof(T), pd, n * f * sizeof(T), pw, data.shape[0] * sizeof(T))
+    cdef const void* array[4]
+    cdef Py_ssize_t size[4]
+    cdef int c, pieces = threads // parts
+    array[0], array[1], array[2], array[3] = po, ps, pd, pw
+    size[0], size[1], size[2] = n * d * sizeof(T), scratch.shape[0] * sizeof(T), n * f * sizeof(T)
+    size[3] = data.shape[0] * sizeof(T)
+    fresh(array, size, 2, 4)
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        p, q = c // pieces, c % pieces
         csr_dx_blocks(
-            po, ps + c * room, pd, pw, pi, pp, n, d, f, vectors, blocks * c // threads, blocks * (c + 1) // threads
+            po, pi, aligned(ps) + c * room, pd, pw, pp, n, d, f, vectors, blocks * p // parts, blocks * (p + 1) // parts,
+            d * q // pieces, d * (q + 1) // pieces
         )
 
 
-def csr_linear_ddata(
-    const T[:, ::1] dy, const T[:, ::1] x, const int64_t[::1] indices, const int64_t[::1] indptr, T[:, :, ::1] dyt,
-    T[:, :, ::1] xt, T[::1] ddata, int threads
+def csr_linear_dx_token(
+    const T[:, ::1] dy, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[:, ::1] dx, int threads
 ):
-    """IN dy (N, F), x (N, D), indices (nnz,), indptr (F+1,); OUT ddata (nnz,), dyt (B, F, w), xt (B, D, w): B blocks of w tokens."""
-    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], f = dy.shape[1], blocks = xt.shape[0], width = xt.shape[2]
-    cdef Py_ssize_t size = ddata.shape[0] * sizeof(T)
+    """``csr_linear_dx`` for dy (1, F) -> dx (1, D); how many pieces of the structure were out of order."""
+    cdef Py_ssize_t d = dx.shape[1], f = dy.shape[1]
+    cdef const T* pd = &dy[0, 0]
+    cdef const T* pw = &data[0]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef T* po = &dx[0, 0]
+    cdef int c, wrong = 0
+    apart(po, d * sizeof(T), pd, f * sizeof(T))
+    apart(po, d * sizeof(T), pw, data.shape[0] * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        wrong += csr_dx_token(po, pi, pd, pw, pp, d, f, d * c // threads, d * (c + 1) // threads)
+    return wrong
+
+
+def csr_transpose(
+    const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, int64_t[:, ::1] cursor, int64_t[::1] colptr,
+    int32_t[::1] rows, T[::1] values
+):
+    """IN data, indices (nnz,), indptr (F+1,); OUT W by columns: colptr (D+1,), rows and values (nnz,), rows ascending in a column.
+
+    cursor (threads, D): where each thread puts the next entry of a column.  O(nnz + threads D).
+    """
+    cdef Py_ssize_t f = indptr.shape[0] - 1, d = cursor.shape[1], nnz = data.shape[0], j
+    cdef const T* pw = &data[0]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef int64_t* pc = &cursor[0, 0]
+    cdef int32_t* pr = &rows[0]
+    cdef T* pv = &values[0]
+    cdef int64_t here, total = 0
+    cdef int c, threads = <int> cursor.shape[0]
+    apart(pv, nnz * sizeof(T), pw, nnz * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        memset(pc + c * d, 0, d * sizeof(int64_t))
+        count_columns(pc + c * d, pi + pp[f * c // threads], pp[f * (c + 1) // threads] - pp[f * c // threads])
+    with nogil:
+        for j in range(d):
+            colptr[j] = total
+            for c in range(threads):
+                here = cursor[c, j]
+                cursor[c, j] = total
+                total += here
+        colptr[d] = total
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        csr_place(pv, pi, pr, pc + c * d, pw, pp, f * c // threads, f * (c + 1) // threads)
+
+
+def csr_linear_ddata(
+    const T[:, ::1] dy, const T[:, ::1] x, const I[::1] indices, const int64_t[::1] indptr, T[::1] dyt, T[::1] xt, T[::1] ddata,
+    int vectors, Py_ssize_t width, int threads
+):
+    """IN dy (N, F), x (N, D), indices (nnz,), indptr (F+1,); OUT ddata (nnz,), dyt (B F w,), xt (B D w,) and 64 bytes each.
+
+    B pieces of w = ``width`` tokens, ``vectors`` vectors.
+    """
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], f = dy.shape[1], nnz = ddata.shape[0], pieces = (n + width - 1) // width
     cdef const T* pd = &dy[0, 0]
     cdef const T* px = &x[0, 0]
-    cdef const int64_t* pi = &indices[0]
+    cdef const I* pi = &indices[0]
     cdef const int64_t* pp = &indptr[0]
-    cdef T* qd = &dyt[0, 0, 0]
-    cdef T* qx = &xt[0, 0, 0]
+    cdef T* qd = aligned(&dyt[0])
+    cdef T* qx = aligned(&xt[0])
     cdef T* po = &ddata[0]
+    cdef const void* array[5]
+    cdef Py_ssize_t size[5]
     cdef int c
-    outputs_apart(po, size, qd, blocks * f * width * sizeof(T), px, n * d * sizeof(T), pd, n * f * sizeof(T))
-    outputs_apart(qd, blocks * f * width * sizeof(T), qx, blocks * d * width * sizeof(T), px, n * d * sizeof(T), pd, n * f * sizeof(T))
-    apart(qx, blocks * d * width * sizeof(T), po, size)
+    array[0], array[1], array[2], array[3], array[4] = po, &dyt[0], &xt[0], pd, px
+    size[0], size[1], size[2] = nnz * sizeof(T), dyt.shape[0] * sizeof(T), xt.shape[0] * sizeof(T)
+    size[3], size[4] = n * f * sizeof(T), n * d * sizeof(T)
+    fresh(array, size, 3, 5)
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-        pack_blocks(qd, pd, n, f, width, blocks * c // threads, blocks * (c + 1) // threads)
-        pack_blocks(qx, px, n, d, width, blocks * c // threads, blocks * (c + 1) // threads)
+        pack_columns(qd, pd, n, f, width, f * c // threads, f * (c + 1) // threads)
+        pack_columns(qx, px, n, d, width, d * c // threads, d * (c + 1) // threads)
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-        csr_ddata_rows(po, qd, qx, pi, pp, blocks, width, d, f, f * c // threads, f * (c + 1) // threads)
+        csr_ddata_rows(
+            po, pi, qd, qx, pp, pieces, vectors, d, f, row_at(pp, f, nnz * c // threads) if c > 0 else 0,
+            row_at(pp, f, nnz * (c + 1) // threads) if c + 1 < threads else f
+        )
 
 
-cdef int outputs_apart(
-    const void* a, Py_ssize_t a_bytes, const void* b, Py_ssize_t b_bytes, const void* x, Py_ssize_t x_bytes, const void* w,
-    Py_ssize_t w_bytes
-) except -1:
-    """Do the outputs a and b share no memory with each other or with the inputs x and w?"""
-    apart(a, a_bytes, b, b_bytes)
-    apart(a, a_bytes, x, x_bytes)
-    apart(a, a_bytes, w, w_bytes)
-    apart(b, b_bytes, x, x_bytes)
-    return apart(b, b_bytes, w, w_bytes)
+def csr_linear_ddata_token(
+    const T[:, ::1] dy, const T[:, ::1] x, const I[::1] indices, const int64_t[::1] indptr, T[::1] ddata, int threads
+):
+    """``csr_linear_ddata`` for dy (1, F), x (1, D); how many pieces of the structure were out of order."""
+    cdef Py_ssize_t d = x.shape[1], f = dy.shape[1]
+    cdef const T* pd = &dy[0, 0]
+    cdef const T* px = &x[0, 0]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef T* po = &ddata[0]
+    cdef int c, wrong = 0
+    apart(po, ddata.shape[0] * sizeof(T), pd, f * sizeof(T))
+    apart(po, ddata.shape[0] * sizeof(T), px, d * sizeof(T))
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        wrong += csr_ddata_token(po, pi, pd, px, pp, d, f * c // threads, f * (c + 1) // threads)
+    return wrong

@@ -6,7 +6,7 @@ not empty and indices are in range: the door sees to both.  Compiler directives 
 """
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 ctypedef fused T:
@@ -42,12 +42,30 @@ cdef extern from "kernels.h":
     void rms_norm_rows(...) noexcept nogil
     void rms_norm_backward_blocks(...) noexcept nogil
     void sum_blocks(...) noexcept nogil
+    void pack_columns(...) noexcept nogil
+    void pack_panels(...) noexcept nogil
     void csr_forward_blocks(...) noexcept nogil
+    int csr_forward_token(...) noexcept nogil
     void csr_dx_blocks(...) noexcept nogil
-    void pack_blocks(...) noexcept nogil
+    int csr_dx_token(...) noexcept nogil
+    void csr_place(...) noexcept nogil
     void csr_ddata_rows(...) noexcept nogil
+    int csr_ddata_token(...) noexcept nogil
+    void bsr_blocks(...) noexcept nogil
+    void bsr_token(...) noexcept nogil
+    void bsr_dx_token(...) noexcept nogil
+    void bsr_ddata_rows(...) noexcept nogil
+    void nm_forward_blocks(...) noexcept nogil
+    void nm_dx_blocks(...) noexcept nogil
+    void nm_token(...) noexcept nogil
+    void nm_dx_token(...) noexcept nogil
+    void nm_ddata_rows(...) noexcept nogil
+    void nm_ddata_token(...) noexcept nogil
     void prune_all(...) noexcept nogil
-    int sorted_columns(const int64_t*, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+    int sorted_columns(...) noexcept nogil
+    void count_columns(...) noexcept nogil
+    int sorted_groups(const uint8_t*, Py_ssize_t, int, int) noexcept nogil
+    Py_ssize_t row_at(const int64_t*, Py_ssize_t, Py_ssize_t) noexcept nogil
 
 if pymoe_watch_forks() != 0:
     raise ImportError("pthread_atfork failed: the compiled kernels could hang after a fork")
@@ -408,4 +426,7 @@ def adamw(
 
 
 include "_norm.pxi"
+include "_sparse.pxi"
 include "_csr.pxi"
+include "_bsr.pxi"
+include "_nm.pxi"

@@ -1,164 +1,269 @@
-/* A linear map with a weight (f, d) stored by rows (data, indices, indptr), and its two gradients.
+/* A linear map with a weight (f, d) stored by rows (data, indices, indptr), and its two gradients; INT is the type of an index.
  *
  * The vectors run over tokens: a block of tokens is laid out column by column, packed[j, t], zeros beyond the last
  * token, so that each stored entry is one broadcast and a few contiguous loads.  The order of every sum is that of the
- * stored entries (y, dx) or the lanes and tree of lanes.h over blocks of a fixed number of tokens (ddata).
+ * stored entries (y, dx) or the lanes and tree of lanes.h over pieces of a fixed number of tokens (ddata).
  */
 
-/* packed[j, t] = x[t, from + j] for j < d, t < tokens; 0 for tokens <= t < width: x (·, stride) */
-INLINE void NAME(pack)(T *packed, const T *x, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t stride, ptrdiff_t width) {
-    for (ptrdiff_t from = 0; from < d; from += 16) {
-        const ptrdiff_t to = d - from < 16 ? d : from + 16;
-        for (ptrdiff_t t = 0; t < tokens; t++)
-            for (ptrdiff_t j = from; j < to; j++)
-                packed[j * width + t] = x[t * stride + j];
-        for (ptrdiff_t j = from; j < to; j++)
-            for (ptrdiff_t t = tokens; t < width; t++)
-                packed[j * width + t] = 0;
-    }
-}
-
-/* x[t, j] = packed[j, t] for j < d, t < tokens: x (·, stride) */
-INLINE void NAME(unpack)(T *x, const T *packed, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t stride, ptrdiff_t width) {
-    for (ptrdiff_t from = 0; from < d; from += 16) {
-        const ptrdiff_t to = d - from < 16 ? d : from + 16;
-        for (ptrdiff_t t = 0; t < tokens; t++)
-            for (ptrdiff_t j = from; j < to; j++)
-                x[t * stride + j] = packed[j * width + t];
-    }
-}
-
-INLINE void NAME(store)(T *p, V v) { memcpy(p, &v, sizeof v); }
-
-/* One block of tokens of y = x Wᵀ, 16 rows of W at a time; m vectors of tokens, a constant. */
-INLINE void NAME(csr_forward_block)(T *y, T *scratch, const T *x, const T *data, const int64_t *indices,
-                                    const int64_t *indptr, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t f, const int m) {
+/* out[i, :] = the sums of rows row..row+rows over one block of m vectors of tokens; several rows side by side, since one
+ * row alone would wait for each of its additions. */
+INLINE void INAME(csr_rows)(T *out, const T *xt, const T *data, const INT *indices, const int64_t *ptr, ptrdiff_t d,
+                            const int rows, const int m) {
     const ptrdiff_t width = m * VL;
+    V sum[4][4];
+    memset(sum, 0, sizeof sum);
+    ptrdiff_t shared = ptr[1] - ptr[0];
+    for (int i = 1; i < rows; i++)
+        shared = ptr[i + 1] - ptr[i] < shared ? ptr[i + 1] - ptr[i] : shared;
+    for (ptrdiff_t s = 0; s < shared; s++)
+        for (int i = 0; i < rows; i++) {
+            const ptrdiff_t e = ptr[i] + s;
+            CHECK(0 <= indices[e] && indices[e] < d);
+            const T w = data[e], *p = xt + indices[e] * width;
+            for (int k = 0; k < m; k++)
+                sum[i][k] += w * NAME(load)(p + k * VL);
+        }
+    for (int i = 0; i < rows; i++) {
+        for (ptrdiff_t e = ptr[i] + shared; e < ptr[i + 1]; e++) {
+            CHECK(0 <= indices[e] && indices[e] < d);
+            const T w = data[e], *p = xt + indices[e] * width;
+            for (int k = 0; k < m; k++)
+                sum[i][k] += w * NAME(load)(p + k * VL);
+        }
+        for (int k = 0; k < m; k++)
+            NAME(store)(out + i * width + k * VL, sum[i][k]);
+    }
+    (void)d;
+}
+
+/* Rows lo..hi of y for one block of m vectors of tokens, 16 rows of W at a time; m is a constant. */
+INLINE void INAME(csr_forward_block)(T *y, T *scratch, const T *x, const T *data, const INT *indices,
+                                     const int64_t *indptr, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t f, ptrdiff_t lo,
+                                     ptrdiff_t hi, const int m) {
+    const ptrdiff_t width = m * VL;
+    const int together = 4 / m;
     T *xt = scratch, *tile = scratch + d * width;
     NAME(pack)(xt, x, tokens, d, d, width);
-    for (ptrdiff_t from = 0; from < f; from += 16) {
-        const ptrdiff_t rows = f - from < 16 ? f - from : 16;
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            V sum[4];
-            memset(sum, 0, sizeof sum);
-            for (ptrdiff_t e = indptr[from + i]; e < indptr[from + i + 1]; e++) {
-                CHECK(0 <= indices[e] && indices[e] < d);
-                const T w = data[e], *p = xt + indices[e] * width;
-                for (int k = 0; k < m; k++)
-                    sum[k] += w * NAME(load)(p + k * VL);
-            }
-            for (int k = 0; k < m; k++)
-                NAME(store)(tile + i * width + k * VL, sum[k]);
-        }
+    for (ptrdiff_t from = lo; from < hi; from += 16) {
+        const ptrdiff_t rows = hi - from < 16 ? hi - from : 16;
+        ptrdiff_t i = 0;
+        for (; i + together <= rows; i += together)
+            INAME(csr_rows)(tile + i * width, xt, data, indices, indptr + from + i, d, together, m);
+        for (; i < rows; i++)
+            INAME(csr_rows)(tile + i * width, xt, data, indices, indptr + from + i, d, 1, m);
         NAME(unpack)(y + from, tile, tokens, rows, f, width);
     }
 }
 
-/* One block of tokens of dx = dy W, 16 rows of W at a time. */
-INLINE void NAME(csr_dx_block)(T *dx, T *scratch, const T *dy, const T *data, const int64_t *indices,
-                               const int64_t *indptr, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t f, const int m) {
+/* Blocks lo..hi of m VL tokens, m 1, 2 or 4, and rows first..last of W: their part of y (n, f) from x (n, d).
+ * scratch (d + 16) m VL */
+CLONES void INAME(csr_forward_blocks)(T *y, const INT *indices, T *scratch, const T *x, const T *data,
+                                      const int64_t *indptr, ptrdiff_t n, ptrdiff_t d, ptrdiff_t f, int m, ptrdiff_t lo,
+                                      ptrdiff_t hi, ptrdiff_t first, ptrdiff_t last) {
     const ptrdiff_t width = m * VL;
+    for (ptrdiff_t t = lo * width; t < n && t < hi * width; t += width) {
+        const ptrdiff_t tokens = n - t < width ? n - t : width;
+        T *to = y + t * f;
+        const T *from = x + t * d;
+        if (m == 4)
+            INAME(csr_forward_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 4);
+        else if (m == 2)
+            INAME(csr_forward_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 2);
+        else
+            INAME(csr_forward_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 1);
+    }
+}
+
+/* y[row] of one token for rows..rows+`rows`, side by side. */
+INLINE void INAME(csr_token_rows)(T *y, const T *x, const T *data, const INT *indices, const int64_t *ptr,
+                                  const int rows) {
+    T sum[4] = {0};
+    ptrdiff_t shared = ptr[1] - ptr[0];
+    for (int i = 1; i < rows; i++)
+        shared = ptr[i + 1] - ptr[i] < shared ? ptr[i + 1] - ptr[i] : shared;
+    for (ptrdiff_t s = 0; s < shared; s++) {
+        SCALAR;
+        for (int i = 0; i < rows; i++)
+            sum[i] += data[ptr[i] + s] * x[indices[ptr[i] + s]];
+    }
+    for (int i = 0; i < rows; i++) {
+        for (ptrdiff_t e = ptr[i] + shared; e < ptr[i + 1]; e++) {
+            SCALAR;
+            sum[i] += data[e] * x[indices[e]];
+        }
+        y[i] = sum[i];
+    }
+}
+
+/* Rows lo..hi of y = W x for one token.  16 rows are checked when they are about to be used, since at one token a pass of
+ * its own over the structure would cost as much as the product.  Returns 1 if some were out of order. */
+CLONES int INAME(csr_forward_token)(T *y, const INT *indices, const T *x, const T *data, const int64_t *indptr,
+                                    ptrdiff_t d, ptrdiff_t lo, ptrdiff_t hi) {
+    for (ptrdiff_t row = lo; row < hi;) {
+        const ptrdiff_t end = hi - row < 16 ? hi : row + 16;
+        if (!ORDERED(indices, indptr, d, row, end))
+            return 1;
+        for (; row + 4 <= end; row += 4)
+            INAME(csr_token_rows)(y + row, x, data, indices, indptr + row, 4);
+        for (; row < end; row++)
+            INAME(csr_token_rows)(y + row, x, data, indices, indptr + row, 1);
+    }
+    return 0;
+}
+
+/* How many of the n ascending indices are below `bound`. */
+INLINE ptrdiff_t INAME(below)(const INT *indices, ptrdiff_t n, ptrdiff_t bound) {
+    if (sizeof(INT) == 4 && bound > INT32_MAX)
+        return n;
+    const INT b = (INT)bound;
+    INT count = 0;
+    for (ptrdiff_t e = 0; e < n; e++)
+        count += indices[e] < b;
+    return (ptrdiff_t)count;
+}
+
+/* Columns first..last of dx = dy W for one block of m vectors of tokens, 16 rows of W at a time. */
+INLINE void INAME(csr_dx_block)(T *dx, T *scratch, const T *dy, const T *data, const INT *indices, const int64_t *indptr,
+                                ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t f, ptrdiff_t first, ptrdiff_t last,
+                                const int m) {
+    const ptrdiff_t width = m * VL, columns = last - first;
     T *dxt = scratch, *tile = scratch + d * width;
-    memset(dxt, 0, (size_t)(d * width) * sizeof(T));
+    memset(dxt, 0, (size_t)(columns * width) * sizeof(T));
     for (ptrdiff_t from = 0; from < f; from += 16) {
         const ptrdiff_t rows = f - from < 16 ? f - from : 16;
         NAME(pack)(tile, dy + from, tokens, rows, f, width);
         for (ptrdiff_t i = 0; i < rows; i++) {
+            ptrdiff_t begin = indptr[from + i], end = indptr[from + i + 1];
+            if (last < d)
+                end = begin + INAME(below)(indices + begin, end - begin, last);
+            if (first > 0)
+                begin += INAME(below)(indices + begin, end - begin, first);
             V g[4];
             for (int k = 0; k < m; k++)
                 g[k] = NAME(load)(tile + i * width + k * VL);
-            for (ptrdiff_t e = indptr[from + i]; e < indptr[from + i + 1]; e++) {
-                CHECK(0 <= indices[e] && indices[e] < d);
+            for (ptrdiff_t e = begin; e < end; e++) {
+                CHECK(first <= indices[e] && indices[e] < last);
                 const T w = data[e];
-                T *p = dxt + indices[e] * width;
+                T *p = dxt + (indices[e] - first) * width;
                 for (int k = 0; k < m; k++)
                     NAME(store)(p + k * VL, NAME(load)(p + k * VL) + w * g[k]);
             }
         }
     }
-    NAME(unpack)(dx, dxt, tokens, d, d, width);
+    NAME(unpack)(dx + first, dxt, tokens, columns, d, width);
 }
 
-/* One token of both, for batches too small to fill a vector: the same sums in the same order. */
-INLINE void NAME(csr_forward_token)(T *y, const T *x, const T *data, const int64_t *indices, const int64_t *indptr,
-                                    ptrdiff_t d, ptrdiff_t f) {
-    for (ptrdiff_t row = 0; row < f; row++) {
-        T sum = 0;
-        for (ptrdiff_t e = indptr[row]; e < indptr[row + 1]; e++) {
-            CHECK(0 <= indices[e] && indices[e] < d);
-            sum += data[e] * x[indices[e]];
-        }
-        y[row] = sum;
+/* Blocks lo..hi of m VL tokens and columns first..last: their part of dx (n, d) from dy (n, f); scratch (d + 16) m VL. */
+CLONES void INAME(csr_dx_blocks)(T *dx, const INT *indices, T *scratch, const T *dy, const T *data, const int64_t *indptr,
+                                 ptrdiff_t n, ptrdiff_t d, ptrdiff_t f, int m, ptrdiff_t lo, ptrdiff_t hi,
+                                 ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t width = m * VL;
+    for (ptrdiff_t t = lo * width; t < n && t < hi * width; t += width) {
+        const ptrdiff_t tokens = n - t < width ? n - t : width;
+        T *to = dx + t * d;
+        const T *from = dy + t * f;
+        if (m == 4)
+            INAME(csr_dx_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 4);
+        else if (m == 2)
+            INAME(csr_dx_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 2);
+        else
+            INAME(csr_dx_block)(to, scratch, from, data, indices, indptr, tokens, d, f, first, last, 1);
     }
-    (void)d;
 }
 
-INLINE void NAME(csr_dx_token)(T *dx, const T *dy, const T *data, const int64_t *indices, const int64_t *indptr,
-                               ptrdiff_t d, ptrdiff_t f) {
-    memset(dx, 0, (size_t)d * sizeof(T));
+/* Columns first..last of dx = Wᵀ dy for one token; returns 1 if some rows were out of order. */
+CLONES int INAME(csr_dx_token)(T *dx, const INT *indices, const T *dy, const T *data, const int64_t *indptr, ptrdiff_t d,
+                               ptrdiff_t f, ptrdiff_t first, ptrdiff_t last) {
+    memset(dx + first, 0, (size_t)(last - first) * sizeof(T));
     for (ptrdiff_t row = 0; row < f; row++) {
+        if (row % 16 == 0 && !ORDERED(indices, indptr, d, row, f - row < 16 ? f : row + 16))
+            return 1;
+        ptrdiff_t begin = indptr[row], end = indptr[row + 1];
+        if (last < d)
+            end = begin + INAME(below)(indices + begin, end - begin, last);
+        if (first > 0)
+            begin += INAME(below)(indices + begin, end - begin, first);
         const T g = dy[row];
-        INDEPENDENT for (ptrdiff_t e = indptr[row]; e < indptr[row + 1]; e++) {
-            CHECK(0 <= indices[e] && indices[e] < d);
+        for (ptrdiff_t e = begin; e < end; e++) {
+            SCALAR;
             dx[indices[e]] += data[e] * g;
         }
     }
+    return 0;
 }
 
-/* Blocks lo..hi of m VL tokens (m is 1, 2 or 4; 0: of one token) of y (n, f) from x (n, d); scratch (d + 16) m VL. */
-CLONES void NAME(csr_forward_blocks)(T *y, T *scratch, const T *x, const T *data, const int64_t *indices,
-                                     const int64_t *indptr, ptrdiff_t n, ptrdiff_t d, ptrdiff_t f, int m, ptrdiff_t lo,
-                                     ptrdiff_t hi) {
-    const ptrdiff_t width = m > 0 ? m * VL : 1;
-    for (ptrdiff_t t = lo * width; t < n && t < hi * width; t += width) {
-        const ptrdiff_t tokens = n - t < width ? n - t : width;
-        if (m == 4)
-            NAME(csr_forward_block)(y + t * f, scratch, x + t * d, data, indices, indptr, tokens, d, f, 4);
-        else if (m == 2)
-            NAME(csr_forward_block)(y + t * f, scratch, x + t * d, data, indices, indptr, tokens, d, f, 2);
-        else if (m == 1)
-            NAME(csr_forward_block)(y + t * f, scratch, x + t * d, data, indices, indptr, tokens, d, f, 1);
-        else
-            NAME(csr_forward_token)(y + t * f, x + t * d, data, indices, indptr, d, f);
+/* Rows lo..hi of W into its transpose: entry by entry to where the cursor of its column stands, which moves on.  Rows
+ * ascend within a column, so the order of every sum of dx is kept. */
+CLONES void INAME(csr_place)(T *values, const INT *indices, int32_t *rows, int64_t *cursor, const T *data,
+                             const int64_t *indptr, ptrdiff_t lo, ptrdiff_t hi) {
+    for (ptrdiff_t row = lo; row < hi; row++)
+        for (ptrdiff_t e = indptr[row]; e < indptr[row + 1]; e++) {
+            const int64_t at = cursor[indices[e]]++;
+            values[at] = data[e];
+            rows[at] = (int32_t)row;
+        }
+}
+
+/* out[i] (+)= the sum over one piece of `vectors` (a constant) vectors of tokens of g ⊙ xt[columns[i]], i < count <= VL:
+ * two vectors of lanes in turn, then the tree. */
+INLINE void INAME(ddata_batch)(T *out, const T *g, const T *xt, const INT *columns, ptrdiff_t count, ptrdiff_t width,
+                               int more, const int vectors) {
+    V s[VL];
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const T *p = xt + columns[i] * width;
+        V a, b;
+        memset(&a, 0, sizeof a);
+        memset(&b, 0, sizeof b);
+        for (int k = 0; k < vectors; k += 2) {
+            a += NAME(load)(g + k * VL) * NAME(load)(p + k * VL);
+            if (k + 1 < vectors)
+                b += NAME(load)(g + (k + 1) * VL) * NAME(load)(p + (k + 1) * VL);
+        }
+        s[i] = a + b;
     }
+    memset(s + count, 0, (size_t)(VL - count) * sizeof(V));
+    T part[VL];
+    for (ptrdiff_t i = 0; i < count; i += HL)
+        NAME(store_h)(part + i, NAME(trees)(s + i));
+    for (ptrdiff_t i = 0; i < count; i++)
+        out[i] = more ? out[i] + part[i] : part[i];
 }
 
-/* The same of dx (n, d) from dy (n, f). */
-CLONES void NAME(csr_dx_blocks)(T *dx, T *scratch, const T *dy, const T *data, const int64_t *indices,
-                                const int64_t *indptr, ptrdiff_t n, ptrdiff_t d, ptrdiff_t f, int m, ptrdiff_t lo,
-                                ptrdiff_t hi) {
-    const ptrdiff_t width = m > 0 ? m * VL : 1;
-    for (ptrdiff_t t = lo * width; t < n && t < hi * width; t += width) {
-        const ptrdiff_t tokens = n - t < width ? n - t : width;
-        if (m == 4)
-            NAME(csr_dx_block)(dx + t * d, scratch, dy + t * f, data, indices, indptr, tokens, d, f, 4);
-        else if (m == 2)
-            NAME(csr_dx_block)(dx + t * d, scratch, dy + t * f, data, indices, indptr, tokens, d, f, 2);
-        else if (m == 1)
-            NAME(csr_dx_block)(dx + t * d, scratch, dy + t * f, data, indices, indptr, tokens, d, f, 1);
-        else
-            NAME(csr_dx_token)(dx + t * d, dy + t * f, data, indices, indptr, d, f);
+INLINE void INAME(ddata_row)(T *out, const T *g, const T *xt, const INT *columns, ptrdiff_t count, ptrdiff_t width,
+                             int more, const int vectors) {
+    for (ptrdiff_t i = 0; i < count; i += VL)
+        INAME(ddata_batch)(out + i, g, xt, columns + i, count - i < VL ? count - i : VL, width, more, vectors);
+}
+
+/* ddata[e] = Σ_t dy[t, row] x[t, indices[e]] for rows lo..hi, from dy and x packed in pieces of `vectors` vectors. */
+CLONES void INAME(csr_ddata_rows)(T *ddata, const INT *indices, const T *dyt, const T *xt, const int64_t *indptr,
+                                  ptrdiff_t pieces, int vectors, ptrdiff_t d, ptrdiff_t f, ptrdiff_t lo, ptrdiff_t hi) {
+    const ptrdiff_t width = vectors * VL;
+    for (ptrdiff_t b = 0; b < pieces; b++, dyt += f * width, xt += d * width)
+        for (ptrdiff_t row = lo; row < hi; row++) {
+            const ptrdiff_t e = indptr[row], count = indptr[row + 1] - e;
+            const T *g = dyt + row * width;
+            if (vectors == 8)
+                INAME(ddata_row)(ddata + e, g, xt, indices + e, count, width, b > 0, 8);
+            else if (vectors == 6)
+                INAME(ddata_row)(ddata + e, g, xt, indices + e, count, width, b > 0, 6);
+            else if (vectors == 4)
+                INAME(ddata_row)(ddata + e, g, xt, indices + e, count, width, b > 0, 4);
+            else if (vectors == 2)
+                INAME(ddata_row)(ddata + e, g, xt, indices + e, count, width, b > 0, 2);
+            else
+                INAME(ddata_row)(ddata + e, g, xt, indices + e, count, width, b > 0, 1);
+        }
+}
+
+/* The same for one token: ddata[e] = dy[row] x[indices[e]]; returns 1 if some rows were out of order. */
+CLONES int INAME(csr_ddata_token)(T *ddata, const INT *indices, const T *dy, const T *x, const int64_t *indptr,
+                                  ptrdiff_t d, ptrdiff_t lo, ptrdiff_t hi) {
+    for (ptrdiff_t row = lo; row < hi; row++) {
+        if ((row - lo) % 16 == 0 && !ORDERED(indices, indptr, d, row, hi - row < 16 ? hi : row + 16))
+            return 1;
+        const T g = dy[row];
+        INDEPENDENT for (ptrdiff_t e = indptr[row]; e < indptr[row + 1]; e++) ddata[e] = g * x[indices[e]];
     }
-}
-
-/* Blocks lo..hi of `width` tokens of x (n, d), packed: (·, d, width). */
-CLONES void NAME(pack_blocks)(T *packed, const T *x, ptrdiff_t n, ptrdiff_t d, ptrdiff_t width, ptrdiff_t lo,
-                              ptrdiff_t hi) {
-    for (ptrdiff_t b = lo; b < hi; b++) {
-        const ptrdiff_t tokens = n - b * width < width ? n - b * width : width;
-        NAME(pack)(packed + b * d * width, x + b * width * d, tokens, d, d, width);
-    }
-}
-
-/* ddata[e] = Σ_t dy[t, row] x[t, indices[e]] for rows lo..hi, from dy and x packed in blocks of `width` tokens. */
-CLONES void NAME(csr_ddata_rows)(T *ddata, const T *dyt, const T *xt, const int64_t *indices, const int64_t *indptr,
-                                 ptrdiff_t blocks, ptrdiff_t width, ptrdiff_t d, ptrdiff_t f, ptrdiff_t lo,
-                                 ptrdiff_t hi) {
-    for (ptrdiff_t b = 0; b < blocks; b++, dyt += f * width, xt += d * width)
-        for (ptrdiff_t row = lo; row < hi; row++)
-            for (ptrdiff_t e = indptr[row]; e < indptr[row + 1]; e++) {
-                CHECK(0 <= indices[e] && indices[e] < d);
-                const T part = NAME(dot)(dyt + row * width, xt + indices[e] * width, width);
-                ddata[e] = b > 0 ? ddata[e] + part : part;
-            }
+    return 0;
 }

@@ -33,6 +33,9 @@
 #define INDEPENDENT
 #endif
 
+/* In a loop body: leave it scalar.  Gathering single numbers into vectors, and scattering them, costs more than it saves. */
+#define SCALAR __asm__ volatile("")
+
 #ifdef PYMOE_DEBUG /* PYMOE_DEBUG_BUILD=1: the callers have checked, and this shows it */
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \

@@ -15,7 +15,7 @@ import numpy as np
 
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
-from pymoe.kernels import checks, cython_csr, cython_norm, reference
+from pymoe.kernels import checks, cython_bsr, cython_csr, cython_nm, cython_norm, reference
 from pymoe.kernels.door import INT64, TYPES, fused, indices, plain, refuse_objects, shared, starts
 from pymoe.kernels.parallel import build, compiled, threads
 
@@ -33,9 +33,9 @@ _NO_LIMIT = np.empty(0, dtype=INT64)
 rms_norm, rms_norm_backward = cython_norm.rms_norm, cython_norm.rms_norm_backward
 csr_linear, csr_linear_dx = cython_csr.csr_linear, cython_csr.csr_linear_dx
 csr_linear_ddata = cython_csr.csr_linear_ddata
-bsr_linear, bsr_linear_dx = reference.bsr_linear, reference.bsr_linear_dx
-bsr_linear_ddata = reference.bsr_linear_ddata
-nm_linear, nm_linear_dx, nm_linear_ddata = reference.nm_linear, reference.nm_linear_dx, reference.nm_linear_ddata
+bsr_linear, bsr_linear_dx = cython_bsr.bsr_linear, cython_bsr.bsr_linear_dx
+bsr_linear_ddata = cython_bsr.bsr_linear_ddata
+nm_linear, nm_linear_dx, nm_linear_ddata = cython_nm.nm_linear, cython_nm.nm_linear_dx, cython_nm.nm_linear_ddata
 
 
 def supports(x: Array) -> bool:

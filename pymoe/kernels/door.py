@@ -5,7 +5,7 @@ Nothing here copies an array that is native, aligned and C-contiguous already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,19 @@ from pymoe.kernels.parallel import compiled
 # "double" comes last: it must win where long double is the same type
 _C_TYPES = (("f4", "float"), ("c16", "double complex"), ("g", "long double"), ("f8", "double"))
 TYPES = {np.dtype(d): t for d, t in _C_TYPES}
-INT64 = np.dtype(np.int64)
+INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
+INDICES: dict[np.dtype[Any], str] = {INT32: "int32_t", INT64: "int64_t"}
 
 
 def fused(name: str) -> dict[np.dtype[Any], Callable[..., None]]:
     function = getattr(compiled, name)
     return {dtype: function[c_type] for dtype, c_type in TYPES.items()}
+
+
+def indexed(name: str) -> dict[tuple[np.dtype[Any], np.dtype[Any]], Callable[..., Any]]:
+    """As ``fused``, for (dtype of the values, dtype of the indices)."""
+    function = getattr(compiled, name)
+    return {(dtype, index): function[t, i] for dtype, t in TYPES.items() for index, i in INDICES.items()}
 
 
 def refuse_objects(*arrays: Array) -> None:
@@ -62,6 +69,14 @@ def indices(name: str, ids: Array, n: int, *, lowest: int = 0) -> Array:
         if low < lowest or high >= n:
             checks.index(name, ids, n, lowest=lowest)
     return ids
+
+
+def columns(ids: Array, *, keep: Collection[np.dtype[Any]]) -> Array:
+    """The column indices as they are if their dtype is one of ``keep``, else as int64; their range is not looked at."""
+    native = ids.dtype.newbyteorder("=")
+    if native == np.dtype(np.uint64):  # the only one whose numbers may not fit
+        checks.index("indices", ids, 1 << 63)
+    return plain(ids, native if native in keep else INT64)
 
 
 def starts(start: Array, groups: int, n_rows: int, *, name: str = "start") -> Array | None:

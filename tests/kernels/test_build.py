@@ -19,7 +19,7 @@ import pytest
 from tests.kernels.test_threads import digest
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE = [f"test_{name}.py" for name in ("twins", "bad_input", "topk", "exp", "norm", "csr", "prune")]
+SUITE = [f"test_{name}.py" for name in ("twins", "bad_input", "topk", "exp", "norm", "csr", "bsr", "nm", "prune")]
 
 pytestmark = [
     pytest.mark.slow,
@@ -173,7 +173,7 @@ def test_address_and_undefined_behaviour_sanitisers(tmp_path):
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
 
 
-OURS = ("_rows_", "_span_", "topk_row", "sum_segments_", "__pyx_")  # frames of the leaf loops and of _cython.pyx
+OURS = ("_rows_", "_span_", "_blocks_", "_token_", "topk_row", "sum_segments_", "__pyx_")  # frames of the leaf loops and of _cython.pyx
 
 
 def test_no_decision_on_uninitialised_memory(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pymoe.backend.errors import DtypeError, IndexRangeError, ShapeError
-from pymoe.kernels import cython, parallel, reference
+from pymoe.kernels import cython, cython_csr, parallel, reference
 
 ROWS, COLUMNS = 11, 7
 INDICES = np.array([1, 4, 0, 1, 2, 3, 4, 6, 6, 0, 3])
@@ -186,34 +186,90 @@ def test_a_token_of_nan_stays_alone():
 
 
 def test_an_output_that_shares_memory_with_another_array_is_refused():
-    names = ("csr_linear", "csr_linear_dx", "csr_linear_ddata")
-    forward, dx, ddata = (getattr(parallel.compiled, name)["double"] for name in names)
-    ids, ptr = np.array([0, 2]), np.array([0, 1, 2])  # W is (2, 3); scratch has room for blocks of one token
+    ids, ptr = np.array([0, 2]), np.array([0, 1, 2])  # W is (2, 3)
+    a = np.ones(64)
 
-    def run(kernel, x=(4, 3), data=(2,), scratch=(1, 19), out=(4, 2)):
-        x, data, scratch, out = (np.ones(a) if isinstance(a, tuple) else a for a in (x, data, scratch, out))
-        kernel(x, data, ids, ptr, scratch, out, 0)
+    def run(name, *given, settings=(1,)):
+        arrays = [np.ones(g) if isinstance(g, tuple) else g for g in given]
+        getattr(parallel.compiled, name)["double", "int64_t"](*arrays[:2], ids, ptr, *arrays[2:], *settings)
 
-    def run_ddata(dy=(4, 2), x=(4, 3), dyt=(1, 2, 4), xt=(1, 3, 4), out=(2,)):
-        given = [np.ones(a) if isinstance(a, tuple) else a for a in (dy, x, dyt, xt, out)]
-        ddata(*given[:2], ids, ptr, *given[2:], 1)
+    def block(name, x=(4, 3), data=(2,), scratch=(160,), out=(4, 2)):  # one block of 8 tokens
+        run(name, x, data, scratch, out, settings=(1, 1, 1))
 
-    run(forward)
-    run(dx, x=(4, 2), out=(4, 3))
-    run_ddata()
-    a = np.ones(40)
+    def ddata(dy=(4, 2), x=(4, 3), dyt=(24,), xt=(32,), out=(2,)):
+        run("csr_linear_ddata", dy, x, dyt, xt, out, settings=(1, 8, 1))
+
+    block("csr_linear")
+    block("csr_linear_dx", x=(4, 2), out=(4, 3))
+    ddata()
+    run("csr_linear_token", (1, 3), (2,), (1, 2))
+    run("csr_linear_dx_token", (1, 2), (2,), (1, 3))
+    run("csr_linear_ddata_token", (1, 2), (1, 3), (2,))
+    wide = np.ones(200)
     for call in (
-        lambda: run(forward, x=a[:12].reshape(4, 3), out=a[11:19].reshape(4, 2)),
-        lambda: run(forward, data=a[:2], out=a[1:9].reshape(4, 2)),
-        lambda: run(forward, scratch=a[:19].reshape(1, 19), out=a[18:26].reshape(4, 2)),
-        lambda: run(forward, x=a[:12].reshape(4, 3), scratch=a[:19].reshape(1, 19)),
-        lambda: run(dx, x=a[:8].reshape(4, 2), out=a[7:19].reshape(4, 3)),
-        lambda: run(dx, x=(4, 2), data=a[:2], scratch=a[:19].reshape(1, 19), out=(4, 3)),
-        lambda: run_ddata(dy=a[:8].reshape(4, 2), out=a[7:9]),
-        lambda: run_ddata(x=a[:12].reshape(4, 3), dyt=a[:8].reshape(1, 2, 4)),
-        lambda: run_ddata(x=a[:12].reshape(4, 3), xt=a[:12].reshape(1, 3, 4)),
-        lambda: run_ddata(dyt=a[:8].reshape(1, 2, 4), xt=a[7:19].reshape(1, 3, 4)),
-        lambda: run_ddata(xt=a[:12].reshape(1, 3, 4), out=a[:2]),
+        lambda: block("csr_linear", x=a[:12].reshape(4, 3), out=a[11:19].reshape(4, 2)),
+        lambda: block("csr_linear", data=a[:2], out=a[1:9].reshape(4, 2)),
+        lambda: block("csr_linear", scratch=wide[:160], out=wide[159:167].reshape(4, 2)),
+        lambda: block("csr_linear", x=wide[:12].reshape(4, 3), scratch=wide[:160]),
+        lambda: block("csr_linear_dx", x=a[:8].reshape(4, 2), out=a[7:19].reshape(4, 3)),
+        lambda: block("csr_linear_dx", x=(4, 2), data=wide[:2], scratch=wide[:160], out=(4, 3)),
+        lambda: ddata(dy=a[:8].reshape(4, 2), out=a[7:9]),
+        lambda: ddata(x=a[:12].reshape(4, 3), dyt=a[:24]),
+        lambda: ddata(x=a[:12].reshape(4, 3), xt=a[:32]),
+        lambda: ddata(dyt=a[:24], xt=a[23:55]),
+        lambda: ddata(xt=a[:32], out=a[:2]),
+        lambda: run("csr_linear_token", a[:3].reshape(1, 3), (2,), a[2:4].reshape(1, 2)),
+        lambda: run("csr_linear_token", (1, 3), a[:2], a[1:3].reshape(1, 2)),
+        lambda: run("csr_linear_dx_token", a[:2].reshape(1, 2), (2,), a[1:4].reshape(1, 3)),
+        lambda: run("csr_linear_dx_token", (1, 2), a[:2], a[1:4].reshape(1, 3)),
+        lambda: run("csr_linear_ddata_token", a[:2].reshape(1, 2), (1, 3), a[1:3]),
+        lambda: run("csr_linear_ddata_token", (1, 2), a[:3].reshape(1, 3), a[2:4]),
     ):
         with pytest.raises(ValueError, match="shares memory"):
             call()
+
+
+def test_a_structure_of_many_rows_and_gaps_is_judged_as_the_definition_judges_it():
+    """One token checks 16 rows at a time, across their ends: every fault must be seen, and every legal fall passed."""
+    rng = RNG(5)
+    for trial in range(200):
+        stored = rng.random((37, 6)) < 0.3
+        stored[rng.random(37) < 0.3] = False
+        indices, indptr = np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+        wrong = indices.copy()
+        if trial % 2:
+            wrong[rng.integers(wrong.size)] = rng.integers(-1, 7)
+        x, data, dy = rng.standard_normal((1, 6)), rng.standard_normal(indices.size), rng.standard_normal((1, 37))
+        for dtype in ("i4", "i8"):
+            for name, args in (
+                ("csr_linear", (x, data, wrong.astype(dtype), indptr)),
+                ("csr_linear_dx", (dy, data, wrong.astype(dtype), indptr, 6)),
+                ("csr_linear_ddata", (dy, x, wrong.astype(dtype), indptr)),
+            ):
+                try:
+                    want = getattr(reference, name)(*args)
+                except (ShapeError, IndexRangeError) as error:
+                    with pytest.raises(type(error)):
+                        getattr(cython, name)(*args)
+                else:
+                    assert np.max(np.abs(getattr(cython, name)(*args) - want)) <= 1e-13
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("tokens", [1, 5, 70, 200])
+def test_int32_and_int64_indices_give_the_same_bits_and_are_not_converted(dtype, tokens, monkeypatch):
+    x, data, dy = drawn(tokens, dtype)
+    want = computed(cython, x, data, dy)
+    seen = []
+    monkeypatch.setattr(cython_csr, "plain", lambda a, d: seen.append(a.dtype == d) or a)
+    for got, expected in zip(computed(cython, x, data, dy, INDICES.astype("i4")), want, strict=True):
+        assert got.tobytes() == expected.tobytes()
+    assert seen and all(seen)
+
+
+def test_a_sum_over_tokens_depends_on_their_number_and_on_nothing_else():
+    for tokens in (2, 9, 17, 33, 128, 129, 300):
+        x, data, dy = drawn(tokens, "f4")
+        want = cython.csr_linear_ddata(dy, x, INDICES, INDPTR)
+        one = [cython.csr_linear_ddata(dy, x, INDICES[e : e + 1], (INDPTR > e) * 1) for e in range(INDICES.size)]
+        assert np.array_equal(np.concatenate(one), want)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pymoe import kernels
-from pymoe.kernels import activations, cython, cython_csr, cython_norm, reference
+from pymoe.kernels import activations, cython, cython_bsr, cython_csr, cython_nm, cython_norm, reference
 from tests.kernels.cases import ACTS, DTYPES, Call, bits, calls, mismatch, outputs
 
 TOLERANCE = 64.0  # units of u · max|tensor|
@@ -163,7 +163,7 @@ def test_every_element_of_an_output_is_written(dtype, monkeypatch):
         a.reshape(-1).view(np.uint8)[...] = 0xFF
         return a
 
-    for door in (cython, cython_csr, cython_norm):
+    for door in (cython, cython_bsr, cython_csr, cython_nm, cython_norm):
         monkeypatch.setattr(door, "np", _WithEmpty(full_of_ones))
     for call, bit in zip(made, want, strict=True):
         assert bits(compiled(call)) == bit, call.label

@@ -40,6 +40,8 @@ def kernels(every: int = 1) -> list[Target]:
         Target("pymoe.kernels.reference", suites, every),
         Target("pymoe.kernels.reference_norm", (f"{TESTS}/kernels/test_norm.py",), every),
         Target("pymoe.kernels.reference_csr", (f"{TESTS}/kernels/test_csr.py",), every),
+        Target("pymoe.kernels.reference_bsr", (f"{TESTS}/kernels/test_bsr.py",), every),
+        Target("pymoe.kernels.reference_nm", (f"{TESTS}/kernels/test_nm.py",), every),
     ]
 
 
