@@ -160,3 +160,46 @@ def test_branches_are_mixed():
     first = say.logits if hasattr(say, "logits") else say[0]
     second = again.logits if hasattr(again, "logits") else again[0]
     agree(second, np.asarray(first, dtype=np.float64), str(np.asarray(second).dtype))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "renormalised", "one choice, no gate"])
+def test_groups_zipped_and_groups_aligned_by_activations(kind):
+    p, x, cfg, given = layer(8, kind, t=60)
+    seen, group_of = observed(x, given, cfg), [0, 1, 0, 1, 1]
+    used = expert_scores.observe(x, p, KINDS[kind])["count"]
+    members = [merge_loops.member(given["experts"], e) for e in range(5)]
+    acts = [split_loops.hidden(one, x, cfg.activation) for one in members]
+    got, _ = merge_groups(given, cfg, group_of, "zipit", statistics=seen, x=x)
+    aligned, _ = merge_groups(given, cfg, group_of, "frequency", statistics=seen, x=x, align="activations")
+    for g in range(2):
+        ids = sorted((e for e in range(5) if group_of[e] == g), key=lambda e: (-used[e], e))  # the most used one first
+        order = sorted(ids)  # zipped as they come
+        want = group_loops.zipit([members[e] for e in order], [acts[e] for e in order], [used[e] for e in order], True)
+        mean = []
+        for e in ids:
+            a, b, f = acts[ids[0]], acts[e], cfg.d_ff
+            gain = [[group_loops.correlation(a[:, i].tolist(), b[:, j].tolist()) for j in range(f)] for i in range(f)]
+            mean.append(group_loops.permuted(members[e], group_loops.best_permutation(gain)[0]))
+        for name in want:
+            agree(got["experts"][name][g], want[name])
+            average = average_loops.weighted([one[name] for one in mean], [used[e] for e in ids])
+            agree(aligned["experts"][name][g], average)
+
+
+def test_a_shared_expert_joins_the_dense_layer():
+    rng = np.random.default_rng(0)
+    router = moe.RouterConfig(n_experts=3, k=2, norm="l1")
+    cfg = moe.MoEConfig(d_model=4, d_ff=3, router=router, d_shared=5, bias=True)
+    flat = {name: locked(rng.standard_normal(a.shape)) for name, a in tree.flatten(moe.init(rng, cfg)).items()}
+    given, x = tree.unflatten(flat), tokens(9)
+    gates = [0.5, 2.0, 0.25]
+    wide, wide_cfg = to_dense(given, cfg, gates, how="concatenate")
+    want = split_loops.said(given["shared"], x)
+    routed = [split_loops.said(merge_loops.member(given["experts"], e), x) for e in range(3)]
+    agree(feed_forward.forward(x, wide, wide_cfg)[0], want + sum(g * y for g, y in zip(gates, routed, strict=True)))
+    assert wide_cfg.d_ff == 3 * 3 + 5
+    mean, mean_cfg = to_dense(given, cfg, gates, align=False)
+    stack = [merge_loops.member(given["experts"], e) for e in range(3)]
+    average = {name: average_loops.weighted([one[name] for one in stack], gates) for name in stack[0]}
+    agree(feed_forward.forward(x, mean, mean_cfg)[0], want + split_loops.said(average, x))
+    assert not close(feed_forward.forward(x, mean, mean_cfg)[0], split_loops.said(average, x), 1e-3)  # control
