@@ -35,7 +35,7 @@ def place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     >>> place(5, (2, 3))
     (1, 2)
     """
-    return tuple(int(i) for i in np.unravel_index(flat, shape)) if shape else ()
+    return tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
 def matrices(name: str, w: Array) -> tuple[int, int]:

@@ -56,7 +56,6 @@ def greedy(w: Array, h: Array, n: int) -> Pruned:
             row -= row[q] * line
             g -= np.outer(g[:, q], line)
             kept[q] = False
-            row[~kept] = 0.0
     return result(given, now, mask, h64, w)
 
 
@@ -87,7 +86,7 @@ def optimal(w: Array, h: Array, n: int, *, limit: int = MOST_SUPPORTS) -> Pruned
         p = np.array(batch, dtype=np.int64).reshape(len(batch), n)
         lost = given[:, p]  # (F, S, n)
         core = np.linalg.inv(inverse[p[:, :, None], p[:, None, :]])  # (S, n, n)
-        errors = np.einsum("fsi,sij,fsj->fs", lost, core, lost, optimize=True)
+        errors = np.einsum("fsi,sij,fsj->fs", lost, core, lost, optimize=True)  # by BLAS
         least = np.argmin(errors, axis=1)
         better = errors[np.arange(f), least] < best
         best = np.where(better, errors[np.arange(f), least], best)

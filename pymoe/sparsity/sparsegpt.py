@@ -84,7 +84,7 @@ def prune(
     now = np.ascontiguousarray(np.where(dead, 0.0, given).T)  # (D, F): a column of w is one run of memory
     width, f = now.shape
     u = _upper(damped)
-    gone = np.zeros((width, f), dtype=bool)
+    gone = np.empty((width, f), dtype=bool)
     for a in range(0, width, block):
         b = min(a + block, width)
         part, u_block = now[a:b], u[a:b, a:b]
@@ -139,7 +139,7 @@ def reference(
                 mask[r, c] = False
         for j in range(a, b):
             for r in range(f):
-                if nm is not None and (j - a) % nm[1] == 0:
+                if nm is not None and j % nm[1] == 0:
                     ranked = sorted((-score(r, c), c) for c in range(j, j + nm[1]))
                     for _, c in ranked[nm[0] :]:
                         mask[r, c] = False

@@ -62,6 +62,14 @@ def test_optimal_over_more_than_one_batch_of_supports():
 
 def test_of_equal_errors_the_first_set_goes():
     assert obs.optimal(np.ones((1, 4)), np.eye(4), 2).mask.tolist() == [[False, False, True, True]]
+    assert np.flatnonzero(~obs.optimal(np.ones((1, 15)), np.eye(15), 6).mask).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # 2 batches
     assert obs.greedy(np.ones((1, 4)), np.eye(4), 2).mask.tolist() == [[False, False, True, True]]
 
 

@@ -143,6 +143,10 @@ def test_refusals():
     broken = {**p["experts"], "down_proj": np.full((E, D, F), np.nan)}
     with pytest.raises(NonFiniteError, match=r"down_proj is NaN at \(0, 0, 0\)"):
         units.scores(broken, cfg)
+    biased, p_biased = layer({"gated": False, "bias": True})
+    broken = {**p_biased["experts"], "up_proj_bias": np.full((E, F), np.nan)}
+    with pytest.raises(NonFiniteError, match=r"up_proj_bias is NaN at \(0, 0\)"):
+        units.scores(broken, biased)
     with pytest.raises(ConfigError, match="n_keep must not exceed the 6 hidden units there are, got 7"):
         units.keep(score, 7)
     with pytest.raises(ConfigError, match="n_keep must be an integer and at least 1"):
@@ -159,4 +163,4 @@ def test_refusals():
         with pytest.raises(DtypeError, match="kept must be integers"):
             rule(np.zeros((3, 1)))
         with pytest.raises(ConfigError, match="kept must name each unit once; expert 1 does not"):
-            rule(np.array([[0, 1, 2], [3, 1, 3], [2, 2, 1]]))
+            rule(np.array([[0, 1, 2, 3], [3, 1, 4, 4], [2, 2, 1, 0]]))

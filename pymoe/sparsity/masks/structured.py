@@ -36,8 +36,8 @@ def rows(w: Array, s: float, *, ord: float = 2) -> Array:  # noqa: A002 - the na
     >>> rows(np.array([[3.0, 0.0], [2.0, 2.0], [0.0, -1.0]]), 0.67, ord=1)[:, 0]
     array([False,  True, False])
     """
-    inputs.matrices("w", w)
-    return blocks(w, s, (1, int(w.shape[-1])), ord=ord)
+    _, d = inputs.matrices("w", w)
+    return blocks(w, s, (1, d), ord=ord)
 
 
 def columns(w: Array, s: float, *, ord: float = 2) -> Array:  # noqa: A002
@@ -47,8 +47,8 @@ def columns(w: Array, s: float, *, ord: float = 2) -> Array:  # noqa: A002
     >>> columns(np.array([[3.0, -1.0, 0.0], [2.0, 2.0, 1.0]]), 0.34)[0]
     array([ True,  True, False])
     """
-    inputs.matrices("w", w)
-    return blocks(w, s, (int(w.shape[-2]), 1), ord=ord)
+    f, _ = inputs.matrices("w", w)
+    return blocks(w, s, (f, 1), ord=ord)
 
 
 def heads(w: Array, s: float, n_heads: int, *, axis: int = -2, ord: float = 2) -> Array:  # noqa: A002

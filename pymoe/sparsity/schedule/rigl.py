@@ -85,6 +85,6 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], s: float, *, kernel: bool
             density |= {name: epsilon * raw[name] for name in rest}
             break
         density |= dict.fromkeys(full, 1.0)
-        budget = max(budget - sum(sizes[name] for name in full), 0.0)
+        budget -= sum(sizes[name] for name in full)
         rest -= full
     return {name: 1 - density[name] for name in shapes}

@@ -65,6 +65,13 @@ def test_signs_do_not_matter_and_equal_groups_go_in_order():
     assert masks.columns(np.ones((2, 3)), 0.67)[0].tolist() == [False, False, True]
 
 
+def test_axes_of_one():
+    assert masks.rows(frozen([[[3.0], [1.0]]]), 0.5).tolist() == [[[True], [False]]]
+    assert masks.columns(frozen([[3.0, 1.0]]), 0.5).tolist() == [[True, False]]
+    assert masks.blocks(frozen([[3.0, 1.0, 2.0]]), 0.67, (1, 1)).tolist() == [[True, False, False]]
+    assert masks.blocks(frozen([[3.0]]), 1.0, (1, 1)).tolist() == [[False]]
+
+
 def test_sums_are_in_double_precision():
     w = np.full((2, 3), 1e30, "f4")  # its square is no float32
     w[1] *= 2
