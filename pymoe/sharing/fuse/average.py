@@ -21,7 +21,8 @@ paper says nothing; the solution of least norm keeps M there.  It is the W of le
 
 Sources: soups, arXiv:2203.05482; Fisher, Matena and Raffel, arXiv:2111.09832, eq. 4 (their floor on F_i is absolute,
 here it is a share of the largest, so that the scale of the loss does not matter); RegMean, Jin et al.,
-arXiv:2212.09849, eq. 2 and section 3.3 (α, and the plain mean for biases).  Cost: one pass; RegMean an SVD of (D, D).
+arXiv:2212.09849, eq. 2 and section 3.3 (α, and the plain mean for biases).  Cost: one pass; RegMean the eigenvectors
+of a (D, D) and 4 F D² multiply-adds.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ def regmean(weights: Sequence[Array], grams: Sequence[Array], alpha: float = 0.9
     for i, g in enumerate(grams):
         check_shape(f"grams[{i}]", g, (d, d))
         g64 = single.read(f"grams[{i}]", g)
+        if np.abs(g64 - g64.T).max(initial=0) > 1e-4 * np.abs(g64).max(initial=0):
+            raise ConfigError(f"grams[{i}] is not symmetric: Xᵀ X is, (D, D) of the inputs")
+        g64 = (g64 + g64.T) / 2
         shrunk = alpha * g64 + (1 - alpha) * np.diag(np.diag(g64))
         left, right = left + (w[i] - middle) @ shrunk, right + shrunk
     return placed(middle + _solve(right, left), weights[0])
@@ -146,9 +150,7 @@ def _about(w: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 def _solve(s: np.ndarray, b: np.ndarray) -> np.ndarray:
     """X of least norm with X s = b, s symmetric and positive semidefinite."""
-    import scipy.linalg
-
-    if not s.any():
-        return np.zeros_like(b)
-    found = scipy.linalg.lstsq(s, b.T, cond=len(s) * np.finfo(np.float64).eps)[0].T
-    return np.asarray(found)
+    values, vectors = np.linalg.eigh(s)
+    kept = values > len(s) * np.finfo(np.float64).eps * values[-1]  # the others are directions that nobody saw
+    seen = vectors[:, kept]
+    return np.asarray((b @ seen / values[kept]) @ seen.T)

@@ -97,10 +97,14 @@ def match(h_1: Array, h_2: Array, *, within: bool = True) -> np.ndarray:
         first, second = first[across], second[across]
     correlation = (x.T @ x)[first, second]
     label = np.full(n, -1, dtype=np.int64)
-    for pair in np.argsort(-correlation, kind="stable"):  # pairs stand in lexicographic order
-        i, j = first[pair], second[pair]
-        if label[i] < 0 and label[j] < 0:
-            label[i] = label[j] = i
+    order = np.argsort(-correlation, kind="stable")  # pairs stand in lexicographic order
+    while len(order):
+        for pair in order[:n]:
+            i, j = first[pair], second[pair]
+            if label[i] < 0 and label[j] < 0:
+                label[i] = label[j] = i
+        order = order[n:]
+        order = order[(label[first[order]] < 0) & (label[second[order]] < 0)]  # the rest is out of the game
     return single.numbered(label)
 
 

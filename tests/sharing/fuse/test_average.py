@@ -172,5 +172,7 @@ def test_bad_input():
         average.regmean([np.ones((2, 3))], [np.ones((2, 2))])
     with pytest.raises(ConfigError, match="alpha"):
         average.regmean([np.ones((2, 3))], [np.ones((3, 3))], 1.5)
+    with pytest.raises(ConfigError, match="not symmetric"):
+        average.regmean([np.ones((2, 3))], [np.triu(np.ones((3, 3)))])
     with pytest.raises(ConfigError, match="one Gram matrix"):
         average.regmean([np.ones((2, 3))], [])
