@@ -95,7 +95,7 @@ def svd(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def signed(u: np.ndarray, vt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """u (F, r) and vᵀ (r, D) with the first largest entry of each column of u positive; their product stays."""
     lead = u[np.argmax(np.abs(u), axis=0), np.arange(u.shape[1])]
-    sign = np.where(lead < 0, -1.0, 1.0)
+    sign = np.where(lead < 0, -1, 1).astype(u.dtype)
     return u * sign, vt * sign[:, None]
 
 

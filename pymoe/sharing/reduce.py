@@ -99,8 +99,9 @@ def truncated_svd(x: Any, n: int, *, rng: np.random.Generator | None = None) -> 
         more = " of a sparse matrix (all of them: x.toarray())" if sparse else ""
         raise ConfigError(f"n must be at most {most}, the singular values there are{more}; got {n}")
     if sparse:
-        start = (np.random.default_rng(0) if rng is None else rng).standard_normal(min(x.shape)).astype(x.dtype)
-        u, s, vt = scipy.sparse.linalg.svds(x, k=n, v0=start, solver="arpack")
+        start = (np.random.default_rng(0) if rng is None else rng).standard_normal(min(x.shape))
+        wide = x.astype(np.float64)  # ARPACK works on XᵀX, which has the square of the condition
+        u, s, vt = (a.astype(x.dtype) for a in scipy.sparse.linalg.svds(wide, k=n, v0=start, solver="arpack"))
         u, s, vt = u[:, ::-1], s[::-1], vt[::-1]
         squares = math.fsum((x.data.astype(np.float64) ** 2).tolist())
         lost = max(0.0, squares - math.fsum((s.astype(np.float64) ** 2).tolist()))

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pymoe.backend import namespace
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.nn.feed_forward import FeedForwardConfig
 from pymoe.sharing import gates, inputs
@@ -73,6 +73,7 @@ def granular(
         )
     if groups is None:
         groups = np.arange(ff_cfg.d_ff).reshape(pieces, size)
+    check_shape("groups", groups, (pieces, size))
     parts = partition.split({n: a for n, a in dense_p.items() if n != "down_proj_bias"}, groups, ff_cfg.gated)
     parts["down_proj"] = parts["down_proj"] * dense_p["down_proj"].dtype.type(pieces)  # α = G
     xp = namespace(*dense_p.values())
