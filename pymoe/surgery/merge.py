@@ -58,7 +58,7 @@ def experts(
         mlp = blocks[str(i)]["mlp"]
         x = calibration.layer_inputs(p, cfg, text, i, watch)
         if grouping == "m-smoe":
-            group_of = fuse.msmoe.groups(statistics.logits(x, mlp, m), seen[i].count, n_groups)
+            group_of = fuse.msmoe.groups(statistics.logits(x, mlp, m), seen[i].count, n_groups, tied=m.tied)
         else:
             group_of = fuse.hcsmoe.groups(statistics.mean_outputs(x, mlp, m), n_groups)
         extra: dict[str, Any] = {}
