@@ -21,7 +21,7 @@ def over_model(scores: Mapping[str, Array], s: float) -> dict[str, Array]:
 
     Of equal scores that of the tensor named first goes first, then the lowest flat index.  Scores of different
     precisions are compared in the wider one.  Errors as ``masks.by_score``, with the tensor's name.
-    O(N log N), one copy of all scores.
+    O(N log N), O(N) compiled where no score is negative; one copy of all scores.
 
     >>> import numpy as np
     >>> found = over_model({"a": np.array([[1.0, 2.0]]), "b": np.array([2.0, 0.5, 9.0])}, 0.6)
@@ -34,7 +34,7 @@ def over_model(scores: Mapping[str, Array], s: float) -> dict[str, Array]:
     if xp is None:
         return {}
     flat = xp.concat([xp.reshape(v, (-1,)) for v in ranked.values()])
-    kept = ~pools.lowest(flat[None, :], n)[0, :]
+    kept = pools.prune(flat, n, "tensor")
     masks, start = {}, 0
     for name, v in ranked.items():
         masks[name] = xp.reshape(kept[start : start + v.size], v.shape)

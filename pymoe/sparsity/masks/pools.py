@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from pymoe import kernels
 from pymoe.backend import device, namespace
 from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
@@ -58,10 +59,30 @@ def lowest(score: Array, n: int, among: Array | None = None) -> Array:
     return below | (at & (xp.cumulative_sum(xp.astype(at, xp.int64), axis=-1) <= left))
 
 
-def prune(score: Array, n: int, whole: tuple[int, ...], by: str) -> Array:
-    """The mask: False for the n lowest scores of each pool, True elsewhere; ``inputs.ranked`` scores only."""
+def prune(score: Array, n: int, by: str) -> Array:
+    """The mask of a score without NaN: False for the n lowest of each pool, True elsewhere."""
     xp = namespace(score)
+    whole = tuple(score.shape)
+    if by != "row" and score.size and float(xp.min(score)) >= 0:
+        return smallest(score, n, by)
     return ~xp.reshape(lowest(xp.reshape(score, shape("score", whole, by)), n), whole)
+
+
+def smallest(values: Array, n: int, by: str) -> Array:
+    """The mask of |values|, by the compiled ``kernels.prune_mask`` where a pool is large: O(N), no sort.
+
+    >>> import numpy as np
+    >>> smallest(np.array([[2.0, -1.0, 3.0]]), 1, "tensor")
+    array([[ True, False,  True]])
+    """
+    xp = namespace(values)
+    whole = tuple(values.shape)
+    pools, size = shape("w", whole, by)
+    if by == "row" or not values.size:
+        return ~xp.reshape(lowest(xp.reshape(xp.abs(values), (pools, size)), n), whole)
+    each = xp.reshape(values, (pools, size))
+    kernel = kernels.of(values)
+    return xp.reshape(xp.stack([kernel.prune_mask(each[i, :], n) for i in range(pools)]), whole)
 
 
 def keep_highest(score: Array, n: int) -> Array:

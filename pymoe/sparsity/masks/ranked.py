@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pymoe import kernels
-from pymoe.backend import device, namespace
 from pymoe.backend.namespace import Array
 from pymoe.sparsity import inputs
 from pymoe.sparsity.masks import pools
@@ -24,7 +22,7 @@ def by_score(score: Array, s: float, *, by: str = "tensor") -> Array:
 
     Exactly ⌊s N⌋ of the N entries of each pool are False; of equal scores the lowest flat index is pruned first.
     ConfigError for s outside [0, 1] or an unknown ``by``, DtypeError for integers, NonFiniteError for NaN.
-    O(N log N).
+    O(N log N), and O(N) compiled for scores of one sign and pools of a tensor or a matrix.
 
     >>> import numpy as np
     >>> by_score(np.array([[0.3, -2.0, 0.1], [0.1, 5.0, 0.0]]), 0.5)
@@ -35,9 +33,8 @@ def by_score(score: Array, s: float, *, by: str = "tensor") -> Array:
            [ True,  True, False]])
     """
     score = inputs.ranked("score", score)
-    whole = tuple(score.shape)
-    _, size = pools.shape("score", whole, by)
-    return pools.prune(score, count(s, size), whole, by)
+    _, size = pools.shape("score", tuple(score.shape), by)
+    return pools.prune(score, count(s, size), by)
 
 
 def magnitude(w: Array, s: float, *, by: str = "tensor") -> Array:
@@ -52,18 +49,8 @@ def magnitude(w: Array, s: float, *, by: str = "tensor") -> Array:
            [False,  True]])
     """
     values = inputs.ranked("w", w)
-    whole = tuple(w.shape)
-    number, size = pools.shape("w", whole, by)
-    n = count(s, size)
-    xp = namespace(w)
-    if by == "row":
-        return pools.prune(xp.abs(values), n, whole, by)
-    if number == 1:
-        return kernels.of(values).prune_mask(values, n)
-    each = xp.reshape(values, (number, *whole[-2:]))
-    kernel = kernels.of(each)
-    found = [kernel.prune_mask(each[e, :, :], n) for e in range(number)]
-    return xp.reshape(xp.stack(found), whole) if found else xp.ones(whole, dtype=xp.bool, device=device(w))
+    _, size = pools.shape("w", tuple(w.shape), by)
+    return pools.smallest(values, count(s, size), by)
 
 
 def random(rng: np.random.Generator, shape: tuple[int, ...], s: float, *, by: str = "tensor") -> np.ndarray:

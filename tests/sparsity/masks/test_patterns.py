@@ -8,7 +8,7 @@ import pytest
 from pymoe import kernels
 from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError
 from pymoe.sparsity import masks
-from pymoe.sparsity.masks import patterns
+from pymoe.sparsity.masks import patterns, pools
 
 from ..given import frozen, normal
 
@@ -32,6 +32,18 @@ def test_against_the_loop(n, m, dtype):
                     mask = masks.nm(score, n, m)
                 assert mask.dtype == bool and np.array_equal(mask, looped(score, n, m))
             assert np.all(np.sum(mask.reshape(-1, m), axis=1) == n)
+
+
+def test_which_path_is_taken(monkeypatch):
+    """The compiled kernel unless a score is negative."""
+
+    def refused(*args):
+        raise AssertionError("sorted")
+
+    monkeypatch.setattr(pools, "keep_highest", refused)
+    assert masks.nm(frozen([[0.0, 0.5, 3.0, 2.0]]), 2, 4).tolist() == [[False, False, True, True]]
+    with pytest.raises(AssertionError, match="sorted"):
+        masks.nm(frozen([[-1e-300, 1.0, 3.0, 2.0]]), 2, 4)
 
 
 def test_a_score_has_a_sign():

@@ -68,6 +68,38 @@ def test_nothing():
 
 def test_prune_gives_the_shape_back():
     score = frozen(np.arange(12.0).reshape(2, 2, 3)[::-1])
-    assert pools.prune(score, 1, (2, 2, 3), "row").tolist() == [[[False, True, True]] * 2] * 2
-    assert pools.prune(score, 2, (2, 2, 3), "matrix")[:, 0].tolist() == [[False, False, True]] * 2
-    assert pools.prune(score, 6, (2, 2, 3), "tensor").all(axis=(1, 2)).tolist() == [True, False]
+    for rule, values in ((pools.prune, score), (pools.prune, score - 20), (pools.smallest, -score)):
+        assert rule(values, 1, "row").tolist() == [[[False, True, True]] * 2] * 2
+        assert rule(values, 2, "matrix")[:, 0].tolist() == [[False, False, True]] * 2
+        assert rule(values, 6, "tensor").all(axis=(1, 2)).tolist() == [True, False]
+        assert rule(values, 6, "tensor").any(axis=(1, 2)).tolist() == [True, False]
+        assert rule(values, 0, "matrix").all() and not rule(values, 12, "tensor").any()
+
+
+def test_a_negative_score_is_lower_than_a_small_one():
+    score = frozen([[-3.0, 0.5], [1.0, -0.25]])
+    assert pools.prune(score, 1, "tensor").tolist() == [[False, True], [True, True]]
+    assert pools.prune(score, 1, "matrix").tolist() == [[False, True], [True, True]]
+    assert pools.prune(score, 1, "row").tolist() == [[False, True], [True, False]]
+    assert pools.smallest(score, 1, "row").tolist() == [[True, False], [True, False]]
+    assert pools.smallest(score, 1, "matrix").tolist() == [[True, True], [True, False]]
+    assert pools.smallest(np.empty((2, 0)), 0, "row").shape == (2, 0)
+
+
+def test_which_path_is_taken(monkeypatch):
+    """The compiled kernel for a tensor or a matrix of magnitudes, the sort for rows and for scores with a sign."""
+
+    def refused(*args):
+        raise AssertionError("sorted")
+
+    monkeypatch.setattr(pools, "lowest", refused)
+    size = frozen([[0.0, 3.0], [1.0, 2.0]])
+    for by in ("tensor", "matrix"):
+        assert (
+            pools.prune(size, 2, by).tolist() == pools.smallest(-size, 2, by).tolist() == [[False, True], [False, True]]
+        )
+        with pytest.raises(AssertionError, match="sorted"):
+            pools.prune(-size, 2, by)
+    for rule in (pools.prune, pools.smallest):
+        with pytest.raises(AssertionError, match="sorted"):
+            rule(size, 1, "row")
