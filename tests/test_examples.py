@@ -15,6 +15,7 @@ SAYS = {  # a line that only a run to the end prints
     "03_a_routing_rule": "16 of 16 planted faults caught",
     "04_train": "held-out loss",
     "05_read_a_cache": "rebuilt from the cache",
+    "06_prune_a_layer": "least error at one half: sparsegpt",
     "08_merge_experts": "one dense layer of all eight",
 }
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe import kernels, moe
-from pymoe.backend import to_numpy
+from pymoe.backend import namespace, to_numpy
 from pymoe.backend.errors import DataError
 from pymoe.backend.namespace import Array
 from pymoe.moe import Draws, MoEConfig
@@ -50,7 +50,7 @@ def prune(
     """The layer with every matrix of its experts (and of the shared one) pruned by ``sparsegpt.prune``.
 
     x (T, D) or (B, S, D) calibration inputs of this layer, mask and draws as ``moe.forward``.  DataError without any
-    real token.
+    real token, DtypeError for a matrix that is stored sparse already (give ``w.dense()``).
 
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=6, d_ff=4, n_experts=3, k=1)
@@ -66,6 +66,7 @@ def prune(
         raise DataError("calibration needs at least one real token: x is empty, or its mask is all False")
     token, start = to_numpy(plan.token), to_numpy(plan.start)
     amount = {"s": s, "nm": nm, "block": block, "damp": damp}
+    namespace(*p["experts"].values(), *p.get("shared", {}).values())  # arrays, nothing stored otherwise
     each = {name: to_numpy(w) for name, w in p["experts"].items()}
     done = [
         _expert({name: w[e] for name, w in each.items()}, seen[token[start[e] : start[e + 1]]], cfg, amount)

@@ -4,9 +4,9 @@ r"""Scores: how much is each single weight worth keeping?  Larger = more; ``mask
 score         formula                              source
 ============= ==================================== ===================================================================
 magnitude     \|w\|                                 Han et al., arXiv:1506.02626
-snip          \|w g\|                               Lee et al., arXiv:1810.02340, eq. 6 without its normaliser
-taylor        (w g)²                               Molchanov et al., arXiv:1906.10771, eq. 8
-movement      -w g, summed over steps of training  Sanh et al., arXiv:2005.07683, eq. 2
+snip          \|w g\|                               Lee et al., arXiv:1810.02340, section 4
+taylor        (w g)²                               Molchanov et al., arXiv:1906.10771, section 3
+movement      -w g, summed over steps of training  Sanh et al., arXiv:2005.07683, section 4
 wanda         \|w\| (Σ_t x_tj²)^½                   Sun et al., arXiv:2306.11695, eq. 1
 ============= ==================================== ===================================================================
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pymoe import moe, presets
+from pymoe import moe, presets, storage
 from pymoe.backend import tree
-from pymoe.backend.errors import ConfigError, DataError
+from pymoe.backend.errors import ConfigError, DataError, DtypeError
 from pymoe.sparsity import layerwise, masked, masks, sparsegpt
 
 from .given import frozen, inputs, normal
@@ -148,6 +148,9 @@ def test_refusals():
         layerwise.prune(normal(3, D), p, cfg, 0.5, mask=np.zeros(3, bool))
     with pytest.raises(DataError):
         layerwise.prune(np.empty((0, D)), p, cfg, 0.5)
+    stored = {**p, "experts": {**p["experts"], "down_proj": storage.csr.from_dense(p["experts"]["down_proj"])}}
+    with pytest.raises(DtypeError, match="expected an array"):
+        layerwise.prune(normal(3, D), stored, cfg, 0.5)
     with pytest.raises(ConfigError, match="give either s"):
         layerwise.prune(normal(3, D), p, cfg)
 
