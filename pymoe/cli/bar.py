@@ -15,6 +15,7 @@ class Bar:
     def __init__(self, label: str, total: int | None = None) -> None:
         self._label, self._begin, self._done = label, time.perf_counter(), 0
         self._bar: Any = None
+        self._current: str | None = None
         if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
@@ -25,8 +26,11 @@ class Bar:
         if self._bar is not None:
             self._bar.update(1)
 
-    def say(self, what: str) -> None:
-        """What is done now."""
+    def begin(self, what: str) -> None:
+        """What is done now; what was done before it is done."""
+        if self._current is not None:
+            self.step()
+        self._current = what
         if self._bar is not None:
             self._bar.set_postfix_str(what)
         else:

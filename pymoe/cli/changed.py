@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError
 from pymoe.cli.bar import Bar
 from pymoe.cli.progress import Progress
@@ -27,6 +28,10 @@ from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 
 ROWS = 16  # windows at a time
+NAMES = {
+    "parameters": "parameters", "active": "active for a token", "zeros": "of them pruned to zero",
+    "bytes": "bytes of the weights",
+}  # fmt: skip
 
 
 def opened(args: argparse.Namespace, place: str) -> Source:
@@ -40,7 +45,7 @@ def opened(args: argparse.Namespace, place: str) -> Source:
 
 
 def calibration(args: argparse.Namespace, text: Text) -> Calibration:
-    """The first windows of the text, spread evenly over it."""
+    """``--windows`` windows, spread evenly over the text that is not held out."""
     return Calibration(text.train, text.window, ROWS, args.windows)
 
 
@@ -51,14 +56,17 @@ def held_out(cfg: LMConfig, p: dict[str, Any], text: Text) -> float:
 
 @contextlib.contextmanager
 def place(origin: str, suffix: str, out: str | None) -> Iterator[Run]:
-    """The new folder, beside the old one; taken away again if nothing came to lie in it."""
-    folder = run.create(suffix, source.beside(origin, suffix, out))
+    """The new folder, beside the old one; taken away again if it was made here and nothing came to lie in it."""
+    where = source.beside(origin, suffix, out)
+    new = not os.path.exists(where)
+    folder = run.create(suffix, where)
     try:
         with folder:
             yield folder
     except BaseException:
         with contextlib.suppress(OSError):  # not empty: what was reached stays
-            os.rmdir(folder.folder)
+            if new:
+                os.rmdir(folder.folder)
         raise
 
 
@@ -89,7 +97,7 @@ def tune(
                     state, _ = plan.advance(how, settings, cfg, state, text.train, early)
                 bar.step()
         return state.p, dict(state.masks)
-    work = source.derived(origin, cfg, record, settings=settings, plan=how)
+    work = source.derived(origin, cfg, record, settings=settings, plan=how, text=text)
     corpus = _corpus(origin, text)
     state = State(0, p, slots(settings, p), masks)
     job.save(os.path.join(folder, source.CHECKPOINT), work, state)
@@ -104,7 +112,9 @@ def tune(
 def tuning_settings(args: argparse.Namespace, origin: Source, text: Text) -> TrainSettings:
     """The run's own settings, shorter and gentler."""
     base = (
-        origin.job.settings if origin.job is not None else TrainSettings(steps=1, rows=8, window=text.window, lr=1e-4)
+        origin.job.settings
+        if origin.job is not None
+        else TrainSettings(steps=1, rows=8, window=text.window, lr=1e-4, floor=1e-5, warmup=0)
     )
     lr = args.lr if args.lr is not None else base.lr / 4
     steps = max(args.finetune, 1)
@@ -130,25 +140,29 @@ def _corpus(origin: Source, text: Text) -> Any:
     from pymoe.train.data import Corpus
 
     assert origin.job is not None
-    return Corpus(text.source, origin.job.sha256, 0, origin.job.vocabulary, text.train, text.held_out)
+    return Corpus(text.source, text.sha256, 0, origin.job.vocabulary, text.train, text.held_out)
 
 
 def table(before: tuple[LMConfig, dict[str, Any], dict[str, Any], float | None],
           after: tuple[LMConfig, dict[str, Any], dict[str, Any], float | None]) -> dict[str, Any]:  # fmt: skip
     """Print the model before and after in two columns; the numbers, for the record."""
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"dtype": _dtype(after[1])}
     sizes = [measure.size(cfg, p, masks) for cfg, p, masks, _ in (before, after)]
     losses = [before[3], after[3]]
-    print(f"\n{'':<26}{'before':>14}{'after':>14}")
+    print(f"\n{'in ' + numbers['dtype']:<26}{'before':>14}{'after':>14}")
     for what in ("parameters", "active", "zeros", "bytes"):
         a, b = (getattr(s, what) for s in sizes)
         numbers[what] = [a, b]
-        name = "active for a token" if what == "active" else what
-        print(f"{name:<26}{a:>14,}{b:>14,}")
+        print(f"{NAMES[what]:<26}{a:>14,}{b:>14,}")
     if losses[0] is not None and losses[1] is not None:
         numbers["held_out"] = losses
         print(f"{'held-out loss':<26}{losses[0]:>14.4f}{losses[1]:>14.4f}")
     return numbers
+
+
+def _dtype(p: dict[str, Any]) -> str:
+    """Of the weights as they are computed with, which is what bytes are counted in."""
+    return "/".join(sorted({str(leaf.dtype) for leaf in tree.flatten(p).values()}))
 
 
 def record_file(folder: str, name: str, record: dict[str, Any]) -> None:

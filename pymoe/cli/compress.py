@@ -33,18 +33,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{origin.place} is pruned already: compress starts from a model that is not")
     text = source.text(origin, args.text)
     which = list(compress.candidates(origin.cfg, levels, by_weight, by_expert))
+    compress.feasible(origin.cfg, which)
     with changed.place(args.source, "compress", args.out) as folder:
-        x = np.stack([text.held_out[: text.window]] * SPEED_ROWS).astype(np.int64)
-        with Bar("trying", len(which)) as bar:
-
-            def watch(what: str) -> None:
-                bar.say(what)
-                bar.step()
-
+        with Bar("trying", len(which) + 2) as bar:
             rows = compress.run(
                 origin.p, origin.cfg, which, text=changed.calibration(args, text),
-                loss=lambda cfg, p: changed.held_out(cfg, p, text), speed_on=x,
-                tune=None if not args.finetune else lambda made: _tuned(args, origin, text, made), watch=watch,
+                loss=lambda cfg, p: changed.held_out(cfg, p, text), speed_on=_windows(text),
+                tune=None if not args.finetune else lambda made: _tuned(args, origin, text, made), watch=bar.begin,
             )  # fmt: skip
         print()
         for line in report.lines(rows):
@@ -63,6 +58,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _windows(text: Text) -> np.ndarray:
+    """(SPEED_ROWS, S): different windows of the held-out text, over and over if it has not so many."""
+    n = len(text.held_out) // text.window
+    each = np.asarray(text.held_out[: n * text.window]).reshape(n, text.window)
+    return each[np.arange(SPEED_ROWS) % n].astype(np.int64)
+
+
 def _levels(given: str) -> list[float]:
     try:
         levels = [float(part) for part in given.split(",")]
@@ -70,7 +72,7 @@ def _levels(given: str) -> list[float]:
         levels = []
     if not levels or not all(0 < s < 1 for s in levels):
         raise ConfigError(f"--levels takes shares between 0 and 1 with commas between, as 0.5,0.75; got {given!r}")
-    return levels
+    return sorted(set(levels))
 
 
 def _methods(option: str, given: str, known: tuple[str, ...]) -> list[str]:
@@ -78,7 +80,7 @@ def _methods(option: str, given: str, known: tuple[str, ...]) -> list[str]:
     wrong = [name for name in names if name not in known]
     if wrong:
         raise ConfigError(f"{option} takes methods of {', '.join(known)}; got {wrong[0]!r}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _tuned(args: argparse.Namespace, origin: Source, text: Text, made: Made) -> dict[str, Any]:

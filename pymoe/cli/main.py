@@ -123,7 +123,8 @@ def _run(args: argparse.Namespace, top: Parser) -> int:
         say(system(error))
         _silence()
     except MemoryError:
-        say("not enough memory: use a smaller --batch or --window, or a shorter text")
+        smaller = "fewer --windows" if args.command in options.COMMANDS else "a smaller --batch or --window"
+        say(f"not enough memory: use {smaller}, or a shorter text")
     return 2
 
 

@@ -30,39 +30,47 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--how {args.how} does not fit {len(args.sources)} model(s): {kinds}")
     origins = [changed.opened(args, place) for place in args.sources]
     first = origins[0]
-    for other in origins[1:]:
-        if other.cfg != first.cfg:
-            raise ConfigError(
-                f"{other.place} has another architecture than {first.place}: only equal ones can be merged"
-            )
+    base = None
+    if args.base is not None:
+        if args.how not in surgery.DIFFERENCES:
+            raise ConfigError(f"--how {args.how} does not look at --base: leave it out")
+        base = changed.opened(args, args.base)
+    for other in (*origins[1:], *([] if base is None else [base])):
+        source.same_kind(first, other)
+    for origin in origins:
+        source.unpruned(origin, "merge")
     needs = args.how in surgery.GROUPINGS or args.how == "soup" or args.finetune
     text = None if first.job is None and args.text is None and not needs else source.text(first, args.text)
     with changed.place(first.place, args.how, args.out) as folder:
         before = None if text is None else changed.held_out(first.cfg, first.p, text)
-        merged = _inside(args, first, text) if args.how in INSIDE else _across(args, origins, text)
-        print(f"  {size.describe(merged.cfg)}")
+        merged = _inside(args, first, text) if args.how in INSIDE else _across(args, origins, base, text)
+        cfg, p = source.said(first, merged.cfg, merged.p)
+        source.writable(first, cfg)
+        if cfg != merged.cfg:
+            print(
+                "a Hugging Face folder cannot tie experts: it holds the merged one once for each of its ids, and is no "
+                "smaller; a run is"
+            )
+        print(f"  {size.describe(cfg)}")
         record: dict[str, Any] = {
             "command": "merge", "how": args.how, "average": args.average, "align": not args.no_align,
             "sources": args.sources, "seed": args.seed, "groups": {str(i): g for i, g in merged.groups.items()},
         }  # fmt: skip
-        after = None if text is None else changed.held_out(merged.cfg, merged.p, text)
-        record |= changed.table((first.cfg, first.p, {}, before), (merged.cfg, merged.p, {}, after))
-        p = merged.p
+        after = None if text is None else changed.held_out(cfg, p, text)
+        record |= changed.table((first.cfg, first.p, {}, before), (cfg, p, {}, after))
         if args.finetune:
             assert text is not None
-            p, _ = changed.tune(args, first, merged.cfg, p, {}, text, record, folder.folder)
-            record["tuned"] = changed.held_out(merged.cfg, p, text)
+            p, _ = changed.tune(args, first, cfg, p, {}, text, record, folder.folder)
+            record["tuned"] = changed.held_out(cfg, p, text)
             print(f"after {args.finetune} steps of training: held-out loss {record['tuned']:.4f}")
         if not (args.finetune and first.job is not None):
-            source.write(first, folder.folder, merged.cfg, p, {}, record)
+            source.write(first, folder.folder, cfg, p, {}, record)
         changed.record_file(folder.folder, "merge.json", record)
         changed.next_lines(folder.folder, first)
     return 0
 
 
 def _inside(args: argparse.Namespace, origin: Source, text: Text | None) -> Merged:
-    if origin.masks:
-        raise ConfigError(f"{origin.place} has pruned weights: merge first and prune after, or the zeros fill up again")
     cal = None if text is None else changed.calibration(args, text)
     with Bar("merging") as bar:
         if args.how == "to-dense":
@@ -80,7 +88,7 @@ def _inside(args: argparse.Namespace, origin: Source, text: Text | None) -> Merg
     return merged
 
 
-def _across(args: argparse.Namespace, origins: list[Source], text: Text | None) -> Merged:
+def _across(args: argparse.Namespace, origins: list[Source], base: Source | None, text: Text | None) -> Merged:
     trees, cfg = [origin.p for origin in origins], origins[0].cfg
     if args.how == "soup":
         assert text is not None
@@ -93,10 +101,9 @@ def _across(args: argparse.Namespace, origins: list[Source], text: Text | None) 
             chosen = fuse.soup.greedy(trees, judge)
         print(f"in the soup: {', '.join(origins[i].place for i in chosen.kept)}")
         return Merged(chosen.p, cfg, {})
-    base = None if args.base is None else source.open_(args.base).p
     with Bar("merging") as bar:
         bar.step()
         return surgery.models(
-            trees, cfg, how=args.how, rng=generator(args.seed, _DRAW), k=args.k, base=base, density=args.density,
-            scale=args.scale, t=args.t,
+            trees, cfg, how=args.how, rng=generator(args.seed, _DRAW), k=args.k, base=None if base is None else base.p,
+            density=args.density, scale=args.scale, t=args.t,
         )  # fmt: skip

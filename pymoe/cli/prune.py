@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from pymoe.sparsity import masks as mask_rules
 from pymoe.surgery import experts, measure, movement, source, targets, weights
 from pymoe.surgery.source import Source, Text
 from pymoe.surgery.weights import Pattern
+from pymoe.train import masking
 from pymoe.train.plan import Plan
 
 _DRAW = 6  # the key of this use of the generator
@@ -27,16 +29,22 @@ def run(args: argparse.Namespace) -> int:
     pattern = _pattern(args) if family == "weights" else Pattern()
     if not 0 <= args.sparsity <= 1:
         raise ConfigError(f"--sparsity is the share that goes and must lie in [0, 1], got {args.sparsity}")
+    _fitting(args, family)
     origin = changed.opened(args, args.source)
+    if origin.job is None and args.store != "dense":
+        raise ConfigError(f"--store {args.store} is for runs: a Hugging Face folder holds every matrix with its zeros")
+    if origin.job is None and family == "skip":
+        raise ConfigError("--method skip is for runs: a Hugging Face folder cannot say which choices are left out")
     text = _text(args, origin, family)
-    suffix = f"{args.method}-{args.sparsity:g}" if args.method not in ("skip", "threshold") else args.method
-    with changed.place(args.source, suffix, args.out) as folder:
+    with changed.place(args.source, _suffix(args, pattern), args.out) as folder:
         before = None if text is None else changed.held_out(origin.cfg, origin.p, text)
         cfg, p, masks, done = _prune(args, origin, text, family, pattern)
-        record: dict[str, Any] = {
-            "command": "prune", "method": args.method, "sparsity": args.sparsity, "pattern": str(pattern),
-            "what": args.what, "schedule": args.schedule, "seed": args.seed, **done,
-        }  # fmt: skip
+        source.writable(origin, cfg)
+        record: dict[str, Any] = {"command": "prune", "method": args.method, "seed": args.seed, **done}
+        if pattern.kind != "n:m" and args.method not in ("skip", "threshold"):
+            record["sparsity"] = args.sparsity
+        if family == "weights":
+            record |= {"pattern": str(pattern), "what": args.what, "schedule": args.schedule}
         after = None if text is None else changed.held_out(cfg, p, text)
         if args.finetune:
             assert text is not None
@@ -63,6 +71,37 @@ def _family(method: str) -> str:
         return method
     every = ", ".join((*weights.METHODS, "threshold", *experts.METHODS, "units", "skip"))
     raise ConfigError(f"--method must be one of {every}, got {method!r}")
+
+
+def _suffix(args: argparse.Namespace, pattern: Pattern) -> str:
+    """The end of the new folder's name: the method, the share, and the pattern where it says more."""
+    if args.method in ("skip", "threshold"):
+        return str(args.method)
+    if pattern.kind == "n:m":
+        return f"{args.method}-{pattern.nm[0]}of{pattern.nm[1]}"
+    return f"{args.method}-{args.sparsity:g}" + (f"-{args.pattern}" if pattern.kind != "unstructured" else "")
+
+
+def _fitting(args: argparse.Namespace, family: str) -> None:
+    """ConfigError for an option that this method would not look at: better than a model that is not what was asked."""
+    given = {
+        "--pattern": args.pattern != "unstructured", "--scope": args.scope is not None,
+        "--what": args.what != "experts", "--store": args.store != "dense",
+        "--schedule": args.schedule != "one-shot", "--threshold": args.threshold is not None,
+    }  # fmt: skip
+    allowed = {"--pattern", "--scope", "--what", "--store", "--schedule"} if family == "weights" else set()
+    if args.method == "threshold":
+        allowed = {"--what", "--store", "--threshold"}
+    extra = [name for name, said in given.items() if said and name not in allowed]
+    if extra:
+        raise ConfigError(f"--method {args.method} does not look at {', '.join(extra)}: leave it out")
+    if args.scope is not None and args.pattern != "unstructured":
+        raise ConfigError(f"--scope is for single weights: with --pattern {args.pattern} leave it out")
+    if args.method == "threshold" and not (args.threshold is not None and 0 <= args.threshold < math.inf):
+        raise ConfigError(
+            "--method threshold needs --threshold T, a number that is not negative: every weight with |w| < T goes; "
+            f"got {args.threshold}"
+        )
 
 
 def _pattern(args: argparse.Namespace) -> Pattern:
@@ -95,7 +134,7 @@ def _prune(
 ) -> tuple[Any, dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
     """(settings, parameters, masks, what to write down)."""
     cfg, p = origin.cfg, origin.p
-    if family != "weights" and origin.masks:
+    if family in ("experts", "units") and origin.masks:
         raise ConfigError(
             f"{origin.place} has pruned weights: prune whole experts or units first, and weights after, so that the "
             "masks fit what is left"
@@ -109,10 +148,11 @@ def _prune(
         with Bar("calibrating", len(cal)) as bar:
             cfg, thresholds = experts.skip(p, cfg, text=cal, watch=bar.step)
         print("thresholds: " + ", ".join(f"block {i}: {t:.3f}" for i, t in thresholds.items()))
-        return cfg, p, {}, {"thresholds": {str(i): t for i, t in thresholds.items()}}
+        return cfg, p, origin.masks, {"thresholds": {str(i): t for i, t in thresholds.items()}}
     if family == "experts":
         assert cal is not None
-        with Bar("calibrating") as bar:
+        rounds = len(experts.moe_layers(cfg)) if args.method in experts.SEARCHES else 1
+        with Bar("calibrating", rounds * len(cal)) as bar:
             cut = experts.prune(p, cfg, method=args.method, sparsity=args.sparsity, text=cal, watch=bar.step)
         for i, ids in cut.kept.items():
             print(f"block {i} keeps the experts {', '.join(map(str, ids.tolist()))}")
@@ -132,7 +172,7 @@ def _prune(
             raise ConfigError(f"--schedule {args.schedule} changes masks while it trains: give --finetune STEPS")
         return cfg, p, dict(origin.masks), {}
     if args.method == "threshold":
-        return cfg, *_threshold(args, p, names), {"threshold": args.threshold}
+        return cfg, *_threshold(args, origin, names), {"threshold": args.threshold}
     score = None
     if args.method == "movement":
         assert text is not None
@@ -140,29 +180,23 @@ def _prune(
             argparse.Namespace(**{**vars(args), "finetune": args.score_steps}), origin, text
         )
         with Bar("scoring", tuning.steps) as bar:
-            p, score = movement.train(p, cfg, names, text.train, tuning, bar.step)
-    with Bar("pruning") as bar:
+            p, score = movement.train(p, cfg, names, text.train, tuning, bar.step, origin.masks)
+    rounds = weights.passes(args.method, names) * (0 if cal is None else len(cal))
+    with Bar("pruning", rounds or None) as bar:
         done = weights.prune(
             p, cfg, names, method=args.method, sparsity=args.sparsity, pattern=pattern, text=cal, score=score,
-            rng=generator(args.seed, _DRAW), watch=bar.step,
+            rng=generator(args.seed, _DRAW), watch=bar.step, before=origin.masks,
         )  # fmt: skip
-    return cfg, done.p, _joined(origin.masks, done.masks), {}
-
-
-def _joined(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What was pruned before stays pruned."""
-    return old | {name: mask & old[name] if name in old else mask for name, mask in new.items()}
+    return cfg, done.p, done.masks, {}
 
 
 def _threshold(
-    args: argparse.Namespace, p: dict[str, Any], names: list[str]
+    args: argparse.Namespace, origin: Source, names: list[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if args.threshold is None:
-        raise ConfigError("--method threshold needs --threshold T: every weight with |w| < T goes")
-    flat = tree.flatten(p)
-    masks = {name: to_numpy(mask_rules.threshold(flat[name], args.threshold)) for name in names}
-    pruned = {name: np.where(masks[name], to_numpy(flat[name]), flat[name].dtype.type(0)) for name in names}
-    return tree.unflatten(flat | pruned), masks
+    flat, old = tree.flatten(origin.p), origin.masks
+    found = {name: to_numpy(mask_rules.threshold(flat[name], args.threshold)) for name in names}
+    masks = old | {name: mask & old[name] if name in old else mask for name, mask in found.items()}
+    return masking.apply(origin.p, masks), masks
 
 
 def _trained(

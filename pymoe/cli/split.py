@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     if args.experts < 1 or not 1 <= args.k <= args.experts:
         raise ConfigError(f"--experts must be at least 1 and --k from 1 to it, got {args.experts} and {args.k}")
     origin = changed.opened(args, args.source)
+    source.unpruned(origin, "split")
     needs = args.finetune or (args.how == "partition" and args.grouping in ("coactivation", "gradient"))
     text = None if origin.job is None and args.text is None and not needs else source.text(origin, args.text)
     with changed.place(args.source, f"{args.how}-{args.experts}x{args.k}", args.out) as folder:
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
                 origin.p, origin.cfg, how=args.how, n_experts=args.experts, k=args.k, grouping=args.grouping,
                 pieces=args.pieces, ratio=args.ratio, rng=generator(args.seed, _DRAW), text=cal, watch=bar.step,
             )  # fmt: skip
+        source.writable(origin, made.cfg)
         print(f"  {size.describe(made.cfg)}")
         record: dict[str, Any] = {
             "command": "split", "how": args.how, "experts": args.experts, "k": args.k, "grouping": args.grouping,

@@ -16,6 +16,7 @@ import numpy as np
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError
 from pymoe.models.lm import LMConfig
+from pymoe.sparsity import masks
 from pymoe.surgery import experts, measure, targets, weights
 from pymoe.surgery.calibration import Calibration, Watch
 from pymoe.surgery.weights import Pattern
@@ -99,6 +100,15 @@ def _block(cfg: LMConfig) -> int:
     return max((b for b in (2, 4, 8, 16, 32) if all(side % (2 * b) == 0 for side in sides)), default=1)
 
 
+def feasible(cfg: LMConfig, which: Sequence[Candidate]) -> None:
+    """ConfigError for a candidate that leaves nothing of a layer: before the first is tried, not after an hour."""
+    for c in which:
+        for i, m in experts.moe_layers(cfg).items():
+            whole = {"experts": m.n_experts, "units": m.d_ff}.get(c.family)
+            if whole is not None and masks.count(c.level, whole) == whole:
+                raise ConfigError(f"{c.label} at {c.level:g} leaves none of the {whole} in block {i}: lower the level")
+
+
 def make(p: dict[str, Any], cfg: LMConfig, c: Candidate, text: Calibration, watch: Watch | None = None) -> Made:
     """The model of one candidate."""
     if c.family == "weights":
@@ -147,7 +157,9 @@ def run(
     say = watch if watch is not None else lambda what: None
     models: dict[str, tuple[LMConfig, dict[str, Any]]] = {"as it is": (cfg, p)}
     size = measure.size(cfg, p, {})
-    rows = [Row("as it is", "none", 0.0, 0.0, size.parameters, size.active, size.bytes, loss(cfg, p), None, 0.0)]
+    say("the model as it is")
+    tuned = None if tune is None else loss(cfg, tune(Made(cfg, p, {})))  # what training on gives without any pruning
+    rows = [Row("as it is", "none", 0.0, 0.0, size.parameters, size.active, size.bytes, loss(cfg, p), tuned, 0.0)]
     for c in which:
         say(f"{c.label} at {c.level:.0%}")
         made = make(p, cfg, c, text)

@@ -11,6 +11,7 @@ weights that it was summed along.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from pymoe.backend import to_numpy, tree
 from pymoe.models.lm import LMConfig
 from pymoe.sparsity import scores
 from pymoe.surgery.calibration import Watch
-from pymoe.train import clip, data, objective
+from pymoe.train import clip, data, masking, objective
 from pymoe.train.optim import OPTIMIZERS
 from pymoe.train.settings import TrainSettings
 
@@ -36,8 +37,12 @@ def train(
     ids: np.ndarray,
     settings: TrainSettings,
     watch: Watch | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> Moved:
-    """``settings.steps`` steps from ``p`` on ``ids``, the scores of the tensors ``names`` summed on the way."""
+    """``settings.steps`` steps from ``p`` on ``ids``, the scores of the tensors ``names`` summed on the way.
+
+    ``masks``: what is pruned already, and stays 0.
+    """
     s = settings
     total = {name: np.zeros(tree.flatten(p)[name].shape) for name in names}
     slots = OPTIMIZERS[s.optimizer].init(p)
@@ -47,8 +52,10 @@ def train(
         _, dp = objective.backward(1.0, cache)
         w, g = tree.flatten(p), tree.flatten(dp)
         total = {n: t + scores.movement(_wide(w[n]), _wide(g[n])) for n, t in total.items()}
+        dp = masking.apply(dp, masks or {})
         dp = clip.by_global_norm(dp, s.clip)[0] if s.clip else dp
         p, slots = s.update(p, dp, slots, step)
+        p = masking.apply(p, masks or {})
         if watch is not None:
             watch()
     return Moved(p, total)

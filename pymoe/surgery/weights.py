@@ -33,6 +33,7 @@ from pymoe.models.lm import LMConfig
 from pymoe.sparsity import masks, obs, scores, sparsegpt
 from pymoe.surgery import calibration
 from pymoe.surgery.calibration import Calibration, Moment, Watch
+from pymoe.train import masking
 
 METHODS = ("random", "magnitude", "snip", "taylor", "movement", "wanda", "sparsegpt", "obs")
 NEEDS_TEXT = ("snip", "taylor", "movement", "wanda", "sparsegpt", "obs")
@@ -89,12 +90,16 @@ def prune(
     score: dict[str, np.ndarray] | None = None,
     rng: np.random.Generator | None = None,
     watch: Watch | None = None,
+    before: Masks | None = None,
 ) -> Pruned:
     """The model with ⌊s N⌋ entries (or groups) of the matrices ``names`` pruned by ``method``.
 
     ``score``: of a method that scores while it trains (movement); with an N:M pattern ``sparsity`` is 1 - n/m whatever
-    is given.  NaN in a matrix is a NonFiniteError, a method without the text it needs a ConfigError.
+    is given.  ``before``: the masks that ``p`` has.  What they prune goes first, counts, and stays 0; masks of other
+    matrices are returned as they are.  NaN in a matrix is a NonFiniteError, a method without the text it needs a
+    ConfigError.
     """
+    before = before or {}
     if method not in METHODS:
         raise ConfigError(f"method must be one of {METHODS}, got {method!r}")
     if text is None and method in NEEDS_TEXT and score is None:
@@ -109,11 +114,27 @@ def prune(
             )
     if method in COMPENSATING:
         assert text is not None
-        return _compensated(p, cfg, names, method, sparsity, pattern, text, watch)
+        done = _compensated(p, cfg, names, method, sparsity, pattern, text, watch)
+        joined = _joined(before, done.masks)
+        return Pruned(masking.apply(done.p, joined), joined)
     if score is None:
         score = _scores({n: flat[n] for n in names}, p, cfg, method, text, rng, watch)
-    chosen = choose(score, sparsity, pattern, cfg, signed=method == "movement")
+    last = -np.inf if pattern.kind in ("unstructured", "n:m") else 0.0  # a group's score is a sum
+    score = {n: np.where(before[n], s, last) if n in before else s for n, s in score.items()}
+    chosen = _joined(before, choose(score, sparsity, pattern, cfg, signed=method == "movement"))
     return Pruned(tree.unflatten(flat | {n: _zeroed(flat[n], chosen[n]) for n in names}), chosen)
+
+
+def _joined(old: Masks, new: Masks) -> Masks:
+    """What was pruned before stays pruned."""
+    return old | {name: mask & old[name] if name in old else mask for name, mask in new.items()}
+
+
+def passes(method: str, names: list[str]) -> int:
+    """How often ``prune`` goes through the calibration text: for a bar."""
+    if method in COMPENSATING:
+        return len(_in_order(names))
+    return 1 if method in ("snip", "taylor", "wanda") else 0
 
 
 def choose(
