@@ -16,7 +16,9 @@ SAYS = {  # a line that only a run to the end prints
     "04_train": "held-out loss",
     "05_read_a_cache": "rebuilt from the cache",
     "06_prune_a_layer": "least error at one half: sparsegpt",
+    "07_split_a_dense_layer": "drop-upcycling, a share of each copy's units",
     "08_merge_experts": "one dense layer of all eight",
+    "09_choose_a_sparsity": "loses least",
 }
 
 
