@@ -24,7 +24,7 @@ from pymoe.backend.errors import ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.moe import Draws, MoEConfig
 from pymoe.ops import masked
-from pymoe.sparsity.masks.fit import check
+from pymoe.sparsity.masks import fit
 
 Masks = Mapping[str, Array]  # flat name -> bool, True where the weight stays; a name that is missing stays whole
 
@@ -44,7 +44,7 @@ def apply(p: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
     >>> apply({"a": {"w": np.array([np.nan, 2.0])}}, {"a.w": np.array([False, True])})
     {'a': {'w': array([0., 2.])}}
     """
-    flat = _checked(p, masks)
+    flat = check(p, masks)
     return tree.unflatten(flat | {name: masked.forward(flat[name], mask=mask)[0] for name, mask in masks.items()})
 
 
@@ -86,11 +86,12 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
     return dx, tree.unflatten(flat | kept)
 
 
-def _checked(p: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
+def check(p: Mapping[str, Any], masks: Masks) -> dict[str, Any]:
+    """The flat p; ShapeError for a mask of a name that p lacks or of another shape, DtypeError for one not bool."""
     flat = tree.flatten(p)
     unknown = sorted(set(masks) - set(flat))
     if unknown:
         raise ShapeError(f"masks for parameters that are not there: {unknown}; there are {sorted(flat)}")
     for name, mask in masks.items():
-        check(flat[name], mask, f"the mask of {name}")
+        fit.check(flat[name], mask, f"the mask of {name}")
     return flat

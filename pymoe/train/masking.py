@@ -19,24 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend import namespace, to_numpy, tree
-from pymoe.backend.errors import DtypeError, ShapeError
+from pymoe.backend import to_numpy, tree
 from pymoe.backend.namespace import Array
 from pymoe.backend.tree import Tree
+from pymoe.sparsity import masked
 
 Masks = dict[str, Array]
 
 
 def check(p: Tree, masks: Mapping[str, Array]) -> None:
     """ShapeError or DtypeError unless every mask is a bool array of the shape of a tensor of ``p``."""
-    flat = tree.flatten(p) if masks else {}
-    for name, mask in masks.items():
-        if name not in flat:
-            raise ShapeError(f"there is a mask for {name!r}, and the model has no such tensor")
-        if tuple(mask.shape) != tuple(flat[name].shape):
-            raise ShapeError(f"the mask of {name} must have shape {tuple(flat[name].shape)}, got {tuple(mask.shape)}")
-        if not namespace(mask).isdtype(mask.dtype, "bool"):
-            raise DtypeError(f"the mask of {name} must be bool, True where the weight lives, got {mask.dtype}")
+    if masks:
+        masked.check(p, masks)
 
 
 def apply(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
@@ -45,23 +39,7 @@ def apply(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:
     >>> apply({"w": np.array([1.0, np.inf]), "b": np.ones(1)}, {"w": np.array([True, False])})
     {'w': array([1., 0.]), 'b': array([1.])}
     """
-    if not masks:
-        return dict(values)
-    return _apply(values, masks, "")
-
-
-def _apply(values: Tree, masks: Mapping[str, Array], prefix: str) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in values.items():
-        name = prefix + key
-        if isinstance(value, Mapping):
-            made[key] = _apply(value, masks, f"{name}.")
-        elif name in masks:
-            xp = namespace(value)
-            made[key] = xp.where(masks[name], value, xp.zeros_like(value))
-        else:
-            made[key] = value
-    return made
+    return masked.apply(values, masks) if masks else dict(values)
 
 
 def slots(values: Tree, masks: Mapping[str, Array]) -> dict[str, Any]:

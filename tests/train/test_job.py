@@ -113,7 +113,7 @@ def test_control_a_lost_mask_is_seen(work, corpus, whole, tmp_path):
 
 
 BROKEN = {
-    "a mask of no tensor": (lambda t, m: {f"mask.{UP}x": t[f"mask.{UP}"]}, "no such tensor"),
+    "a mask of no tensor": (lambda t, m: {f"mask.{UP}x": t[f"mask.{UP}"]}, "that are not there"),
     "a mask of another shape": (lambda t, m: {f"mask.{UP}": t[f"mask.{UP}"][:, 1:]}, "must have shape"),
     "a mask of integers": (lambda t, m: {f"mask.{UP}": t[f"mask.{UP}"].astype(np.uint8)}, "must be bool"),
     "a weight where the mask says zero": (

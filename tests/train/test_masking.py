@@ -172,9 +172,9 @@ def test_a_selection_bias_and_jitter_live_with_masks():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda m: {"layers.9.mlp.experts.down_proj": m}, ShapeError, "no such tensor"),
+        (lambda m: {"layers.9.mlp.experts.down_proj": m}, ShapeError, "that are not there"),
         (lambda m: {PRUNED[0]: m[:, 1:]}, ShapeError, r"must have shape \(5, 12, 8\), got \(5, 11, 8\)"),
-        (lambda m: {PRUNED[0]: m.astype(np.uint8)}, DtypeError, "must be bool, True where the weight lives"),
+        (lambda m: {PRUNED[0]: m.astype(np.uint8)}, DtypeError, "must be bool, True where a weight stays"),
     ],
 )
 def test_masks_of_another_model_are_refused(change, error, message):
