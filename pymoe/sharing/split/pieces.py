@@ -75,7 +75,7 @@ def granular(
         groups = np.arange(ff_cfg.d_ff).reshape(pieces, size)
     check_shape("groups", groups, (pieces, size))
     parts = partition.split({n: a for n, a in dense_p.items() if n != "down_proj_bias"}, groups, ff_cfg.gated)
-    parts["down_proj"] = parts["down_proj"] * dense_p["down_proj"].dtype.type(pieces)  # α = G
+    parts["down_proj"] = parts["down_proj"] * float(pieces)  # α = G
     xp = namespace(*dense_p.values())
     experts = {name: xp.concat([a] * copies) for name, a in parts.items()}
     if ff_cfg.bias:

@@ -17,7 +17,8 @@ router      rows of W_r
 =========== ========================================================================================================
 "zero"      0: all gates 1, and the k lowest ids are chosen for every token.  The choice with k = E
 "centre"    along the mean of the group's (unit) gate rows: the expert whose units point most along x, MoEfication's
-            similarity selection.  The length is that of a random row, std √D.  The choice with k < E
+            similarity selection.  Their length is std / √D, so that |z| <= std for a token of mean square 1 (what an
+            RMSNorm gives out): gates start within std / 2 of 1, 1 %, and are free to move.  The choice with k < E
 "random"    N(0, std²), trained afterwards: LLaMA-MoE's
 (E, D)      rows of your own, e.g. ``gates.fitted``: MoEfication's selector trained on data
 =========== ========================================================================================================
@@ -171,7 +172,6 @@ def layer(
         np.concatenate([groups.ravel(), units]), ff_cfg.d_ff, "groups" if shared is None else "groups, shared"
     )
     cfg = copies.config(ff_cfg, size, e, k, score="sigmoid", norm="none", scale=2.0)
-    down = dense_p["down_proj"]
     xp = namespace(*dense_p.values())
     pieces = [take(dense_p, group, ff_cfg.gated) for group in groups]
     experts = {name: xp.stack([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -187,7 +187,7 @@ def layer(
         if units.size:  # the shared expert always runs: it alone says the bias
             p["shared"]["down_proj_bias"] = xp.asarray(bias, copy=True)
             bias = xp.zeros_like(bias)
-        experts["down_proj_bias"] = xp.stack([bias / down.dtype.type(k) if k > 1 else bias] * e)
+        experts["down_proj_bias"] = xp.stack([bias / float(k) if k > 1 else bias] * e)
     return p, cfg
 
 
@@ -217,5 +217,5 @@ def _router(
         rows = gates.random(rng, e, d, std=std)
     else:
         up = unit_rows(to_numpy(dense_p[cfg.up_name])[: cfg.d_ff].astype(np.float64))  # of a gated layer the gate
-        rows = unit_rows(np.stack([up[units].mean(0) for units in groups])) * (std * np.sqrt(d))
+        rows = unit_rows(np.stack([up[units].mean(0) for units in groups])) * (std / np.sqrt(d))
     return copies.placed(rows, dense_p["down_proj"])
