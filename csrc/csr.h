@@ -221,7 +221,8 @@ INLINE void INAME(ddata_batch)(T *out, const T *g, const T *xt, const INT *colum
         }
         s[i] = a + b;
     }
-    memset(s + count, 0, (size_t)(VL - count) * sizeof(V));
+    for (ptrdiff_t i = count; i < VL; i++)
+        memset(&s[i], 0, sizeof s[i]);
     T part[VL];
     for (ptrdiff_t i = 0; i < count; i += HL)
         NAME(store_h)(part + i, NAME(trees)(s + i));
