@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,6 +106,9 @@ def tune(
     try:
         done = sparse_fit.fit(work, state, corpus, folder, progress)
         return done.p, dict(done.masks)
+    except KeyboardInterrupt:
+        print(f"pymoe: what was reached is saved; continue with `pymoe train --resume {folder}`", file=sys.stderr)
+        raise
     finally:
         progress.close()
 

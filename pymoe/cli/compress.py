@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{origin.place} is pruned already: compress starts from a model that is not")
     text = source.text(origin, args.text)
     which = list(compress.candidates(origin.cfg, levels, by_weight, by_expert))
-    compress.feasible(origin.cfg, which)
     with changed.place(args.source, "compress", args.out) as folder:
         with Bar("trying", len(which) + 2) as bar:
             rows = compress.run(

@@ -16,7 +16,6 @@ import numpy as np
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError
 from pymoe.models.lm import LMConfig
-from pymoe.sparsity import masks
 from pymoe.surgery import experts, measure, targets, weights
 from pymoe.surgery.calibration import Calibration, Watch
 from pymoe.surgery.weights import Pattern
@@ -98,15 +97,6 @@ def _block(cfg: LMConfig) -> int:
     """The largest power of two up to 32 that divides every side of the experts' matrices at least twice."""
     sides = [side for m in experts.moe_layers(cfg).values() for side in (m.d_model, m.d_ff)]
     return max((b for b in (2, 4, 8, 16, 32) if all(side % (2 * b) == 0 for side in sides)), default=1)
-
-
-def feasible(cfg: LMConfig, which: Sequence[Candidate]) -> None:
-    """ConfigError for a candidate that leaves nothing of a layer: before the first is tried, not after an hour."""
-    for c in which:
-        for i, m in experts.moe_layers(cfg).items():
-            whole = {"experts": m.n_experts, "units": m.d_ff}.get(c.family)
-            if whole is not None and masks.count(c.level, whole) == whole:
-                raise ConfigError(f"{c.label} at {c.level:g} leaves none of the {whole} in block {i}: lower the level")
 
 
 def make(p: dict[str, Any], cfg: LMConfig, c: Candidate, text: Calibration, watch: Watch | None = None) -> Made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -225,17 +226,30 @@ def test_to_dense_and_back(trained, tmp_path, capsys, unchanged):
     assert main(["split", str(out), "--experts", "3", "--out", str(tmp_path / "again")]) == 0
 
 
+@pytest.fixture(scope="module")
+def others(trained):
+    """Two more dense runs: the first one with other numbers in its tensors."""
+    folders = []
+    work, state = loaded(trained / "run" / "dense")
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        flat = tree.flatten(state.p)
+        moved = {n: (a + 0.02 * rng.standard_normal(a.shape)).astype(a.dtype) for n, a in flat.items()}
+        folders.append(trained / f"other-{seed}")
+        folders[-1].mkdir()
+        job.save(str(folders[-1] / "checkpoint.safetensors"), work, state._replace(p=tree.unflatten(moved)))
+    return folders
+
+
 @pytest.mark.parametrize(
     "how", ["uniform", "soup", "slerp", "multislerp", "ties", "dare", "dare-ties", "arithmetic", "btx"]
 )
-def test_merged_models(how, trained, tmp_path, capsys, unchanged):
+def test_merged_models(how, trained, others, tmp_path, capsys, unchanged):
     out = tmp_path / "out"
     first = trained / "run" / "dense"
-    second, base = tmp_path / "second", tmp_path / "base"
-    for folder, seed in ((second, "1"), (base, "2")):
-        assert main(["train", *SMALL, "--steps", "2", "--seed", seed, "--compare-dense", "--out", str(folder)]) == 0
-    options = ["--base", str(base / "dense")] if how in ("ties", "dare", "dare-ties", "arithmetic") else []
-    assert main(["merge", str(first), str(second / "dense"), "--how", how, *options, "--out", str(out)]) == 0
+    second, base = others
+    options = ["--base", str(base)] if how in ("ties", "dare", "dare-ties", "arithmetic") else []
+    assert main(["merge", str(first), str(second), "--how", how, *options, "--out", str(out)]) == 0
     work, state = loaded(out)
     assert (work.model.moe is not None) == (how == "btx")
     assert main(["verify", str(out), "--directions", "1"]) == 0
@@ -294,6 +308,17 @@ def test_compress(trained, tmp_path, capsys, unchanged):
         (["compress", "RUN", "--levels", "0.5,x"], "--levels takes"),
         (["compress", "RUN", "--levels", "0"], "--levels takes"),
         (["compress", "RUN", "--weights", "magic"], "--weights takes"),
+        (["merge", "DENSE", "DENSE", "--how", "ties", "--base", "RUN"], "another architecture"),
+        (["merge", "DENSE", "DENSE", "--how", "uniform", "--base", "RUN"], "does not look at --base"),
+        (["prune", "RUN", "--method", "reap", "--pattern", "2:4"], "does not look at --pattern"),
+        (
+            ["prune", "RUN", "--method", "units", "--store", "csr", "--scope", "row"],
+            "does not look at --scope, --store",
+        ),
+        (["prune", "RUN", "--method", "magnitude", "--threshold", "0.1"], "does not look at --threshold"),
+        (["prune", "RUN", "--method", "threshold", "--threshold", "-1"], "not negative"),
+        (["prune", "RUN", "--method", "threshold", "--threshold", "nan"], "not negative"),
+        (["prune", "RUN", "--method", "magnitude", "--pattern", "2:4", "--scope", "row"], "--scope is for single"),
     ],
 )
 def test_bad_input_is_one_line_and_no_folder_stays(args, message, trained, tmp_path, capsys, unchanged):
@@ -302,6 +327,98 @@ def test_bad_input_is_one_line_and_no_folder_stays(args, message, trained, tmp_p
     said = refuse(capsys, *[places.get(a, a) for a in args], "--out", str(out))
     assert message in said
     assert not out.exists()
+
+
+@pytest.mark.parametrize("method", ["movement", "sparsegpt", "obs", "random", "threshold"])
+def test_a_pruned_run_can_be_pruned_again_by_any_method(method, trained, tmp_path, capsys, unchanged):
+    """What was pruned stays 0 (else the file cannot be loaded) and counts: 60 % of all, not of what is left."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    first = ["--method", "random", "--sparsity", "0.25", "--what", "all", "--out", str(a)]
+    assert main(["prune", str(trained / "run"), *first]) == 0
+    extra = {"movement": ["--score-steps", "3"], "threshold": ["--threshold", "0.01"]}.get(method, CALIBRATE)
+    share = [] if method == "threshold" else ["--sparsity", "0.6"]
+    assert main(["prune", str(a), "--method", method, *share, *extra, "--out", str(b)]) == 0
+    old, new = loaded(a)[1].masks, loaded(b)[1].masks
+    assert new.keys() == old.keys() and all(not new[name][~old[name]].any() for name in old)
+    if method in ("movement", "random"):
+        for name in targets.names(loaded(b)[1].p, "experts"):
+            pool = new[name].shape[-1] * new[name].shape[-2]
+            assert ((~new[name]).sum((1, 2)) == masks.count(0.6, pool)).all()
+
+
+def test_pruned_models_are_not_split_or_merged_and_may_skip(trained, tmp_path, capsys, unchanged):
+    lean, out = tmp_path / "lean", str(tmp_path / "out")
+    dense = str(trained / "run" / "dense")
+    assert main(["prune", dense, "--method", "magnitude", "--what", "all", "--out", str(lean)]) == 0
+    for args in (["split", str(lean)], ["merge", dense, str(lean), "--how", "uniform"]):
+        assert "has pruned weights" in refuse(capsys, *args, "--out", out)
+    assert main(["prune", str(trained / "run"), "--method", "magnitude", "--out", str(tmp_path / "a")]) == 0
+    assert main(["prune", str(tmp_path / "a"), "--method", "skip", *CALIBRATE, "--out", str(tmp_path / "b")]) == 0
+    first, second = loaded(tmp_path / "a")[1].masks, loaded(tmp_path / "b")[1].masks
+    assert first.keys() == second.keys() and all((first[name] == second[name]).all() for name in first)
+
+
+def test_runs_of_other_characters_are_not_merged(trained, tmp_path, capsys, unchanged):
+    work, state = loaded(trained / "run" / "dense")
+    characters = work.vocabulary.characters
+    other = dataclasses.replace(work, vocabulary=type(work.vocabulary)(characters[:-1] + chr(ord(characters[-1]) + 1)))
+    job.save(str(tmp_path / "checkpoint.safetensors"), other, state)
+    args = ["merge", str(trained / "run" / "dense"), str(tmp_path), "--how", "uniform", "--out", str(tmp_path / "out")]
+    assert "other tokens" in refuse(capsys, *args)
+
+
+@pytest.mark.parametrize("args", [["prune", "--method", "units"], ["prune", "--method", "frequency"], ["merge"]])
+def test_a_broken_model_is_refused_whatever_is_done_to_it(args, trained, tmp_path, capsys, unchanged):
+    work, state = loaded(trained / "run")
+    flat = tree.flatten(state.p)
+    flat["norm.weight"] = flat["norm.weight"].copy()
+    flat["norm.weight"][3] = np.nan
+    job.save(str(tmp_path / "checkpoint.safetensors"), work, state._replace(p=tree.unflatten(flat)))
+    said = refuse(capsys, args[0], str(tmp_path), *args[1:], "--out", str(tmp_path / "out"))
+    assert "norm.weight holds nan at (3,)" in said and not (tmp_path / "out").exists()
+
+
+def test_finetuning_on_another_text_is_resumed_with_that_text(trained, tmp_path, capsys, unchanged):
+    """The text of a fine-tuning stands in the checkpoint, so that a stopped one goes on with the same."""
+    work, _ = loaded(trained / "run")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(np.random.default_rng(0).choice(list(work.vocabulary.characters[-60:]), 4000)))
+    out = tmp_path / "out"
+    options = ["--method", "magnitude", "--finetune", "4", "--text", str(text), "--out", str(out)]
+    assert main(["prune", str(trained / "run"), *options]) == 0
+    assert loaded(out)[0].source == str(text) and loaded(out)[0].sha256 != work.sha256
+    assert main(["train", "--resume", str(out), "--no-plots"]) == 0
+
+
+def test_a_text_that_is_no_longer_the_one_of_the_run(trained, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("abcdefgh " * 300)
+    work, state = loaded(trained / "run" / "dense")
+    run = tmp_path / "run"
+    run.mkdir()
+    job.save(str(run / "checkpoint.safetensors"), dataclasses.replace(work, source=str(text)), state)
+    args = ["prune", str(run), "--method", "magnitude", "--what", "all", "--out", str(tmp_path / "out")]
+    assert "no longer the text" in refuse(capsys, *args)
+    assert main([*args, "--text", str(text)]) == 0
+
+
+def test_the_name_says_the_pattern_and_a_folder_of_the_user_stays(trained, tmp_path, capsys):
+    for pattern, name in (("2:4", "run-magnitude-2of4"), ("4x4", "run-magnitude-0.5-4x4")):
+        assert main(["prune", str(trained / "run"), "--method", "magnitude", "--pattern", pattern]) == 0
+        assert (trained / name / "prune.json").is_file()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    refuse(capsys, "prune", str(trained / "run"), "--method", "magnitude", "--pattern", "3:5", "--out", str(mine))
+    assert mine.is_dir()
+
+
+@pytest.mark.parametrize("sparsity", ["0", "1"])
+def test_nothing_and_everything_pruned(sparsity, trained, tmp_path, capsys, unchanged):
+    for method in ("magnitude", "sparsegpt"):
+        out = tmp_path / method
+        options = ["--method", method, "--sparsity", sparsity, *CALIBRATE, "--store", "csr", "--out", str(out)]
+        assert main(["prune", str(trained / "run"), *options]) == 0
+        assert main(["generate", str(out), "--tokens", "3"]) == 0
 
 
 def test_a_folder_that_is_used_is_refused(trained, capsys, unchanged):
