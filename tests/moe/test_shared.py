@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pymoe import verify
+from pymoe import storage, verify
 from pymoe.kernels.activations import ACTIVATIONS
 from pymoe.moe import MoEConfig, RouterConfig, shared
 
@@ -51,6 +51,25 @@ def test_is_the_network_of_a_lone_routed_expert(gated: bool) -> None:
     assert relative(dx, want_dx) <= 64 * U64
     for n in p:
         assert relative(dp[n], want[n][0]) <= 64 * U64, n
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_stored_matrices_are_the_dense_ones_with_a_mask(gated: bool, bias: bool) -> None:
+    x, p, cfg = frame(gated, bias)
+    rng = np.random.default_rng(3)
+    stored = {n: storage.csr.from_dense(w, rng.random(w.shape) < 0.6) if w.ndim == 2 else w for n, w in p.items()}
+    dense = {n: stored[n].dense() if w.ndim == 2 else w for n, w in p.items()}
+    (y, cache), (wanted, other) = shared.forward(x, stored, cfg, MASK), shared.forward(x, dense, cfg, MASK)
+    assert relative(y, wanted) <= 1e-14
+    dy = rng.standard_normal((7, 3))
+    (dx, dp), (want_dx, want) = shared.backward(dy, cache), shared.backward(dy, other)
+    assert relative(dx, want_dx) <= 1e-14 and dp.keys() == want.keys() == p.keys()
+    for n, g in dp.items():
+        if isinstance(g, storage.CSR):
+            assert relative(g.dense(), np.where(stored[n].mask(), want[n], 0)) <= 1e-14
+        else:
+            assert n.endswith("_bias") and relative(g, want[n]) <= 1e-14
 
 
 def test_padding_is_zero_even_with_biases() -> None:

@@ -85,6 +85,13 @@ def test_a_mask_stores_whole_blocks_with_zeros_inside() -> None:
         bsr.from_dense(w, (2, 2), mask.T)
 
 
+def test_no_rows_or_no_columns() -> None:
+    for shape in ((2, 4, 0), (2, 0, 4), (0, 2, 4)):
+        made = bsr.from_dense(np.zeros(shape), (2, 2))
+        assert made.shape == shape and made.nnz == 0 and made.dense().shape == shape
+        assert made.indptr.dtype == np.int32 and make(shape=[6, 6]).shape == (6, 6)
+
+
 @pytest.mark.parametrize("block", [(0, 1), (2,), "ab", (2, 2.0), None, (True, 1), (-1, 2)])
 def test_blocks_that_are_none(block: Any) -> None:
     with pytest.raises(ConfigError, match="a block must be"):

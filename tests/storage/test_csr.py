@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pymoe import storage
 from pymoe.backend.errors import DtypeError, IndexRangeError, ShapeError
 from pymoe.storage import CSR, csr
+from pymoe.storage._make import integer
 
 from .cases import frozen
 
@@ -102,6 +103,19 @@ def test_indices_are_small() -> None:
     w = csr.from_dense(np.eye(3))
     assert w.indices.dtype == w.indptr.dtype == np.int32
     assert w.nbytes == 3 * 8 + 3 * 4 + 4 * 4
+
+
+def test_no_rows_or_no_columns() -> None:
+    for shape in ((2, 4, 0), (2, 0, 4), (0, 2, 4), (4, 0), (0, 4)):
+        made = csr.from_dense(np.zeros(shape))
+        assert made.shape == shape and made.nnz == 0 and made.dense().shape == shape
+        assert not made.indptr.any() and made.indptr.dtype == np.int32
+    assert make(shape=[3, 4]).shape == (3, 4)
+
+
+def test_indices_grow_with_what_they_count() -> None:
+    a = np.ones(1)
+    assert integer(a, 2**31 - 1) == np.int32 and integer(a, 2**31) == np.int64 and integer(a, 4) == np.int32
 
 
 def test_four_axes_fold_into_the_rows() -> None:

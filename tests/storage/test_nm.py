@@ -84,12 +84,14 @@ def test_groups_with_fewer_are_filled_up_with_the_lowest_free_columns(seed: int)
 
 def test_more_than_n_is_refused_and_says_where() -> None:
     w = np.zeros((3, 8))
-    w[1, 4:7] = 1.0
+    w[0, :2] = w[1, 4:7] = 1.0
     with pytest.raises(ConfigError, match="group 1 of row 1 has 3"):
         nm.from_dense(w, 2, 4)
     with pytest.raises(ConfigError, match="group 0 of row 0 has 4"):
         nm.from_dense(w, 2, 4, np.ones((3, 8), bool))
     assert nm.from_dense(w, 3, 4).nnz == 18
+    with pytest.raises(ConfigError, match="group 1 of row 1 has 3"):
+        nm.from_dense(w[None], 2, 4)
 
 
 @pytest.mark.parametrize("n", [-1, 5, 2.0, True])
@@ -105,6 +107,20 @@ def test_ragged_tail_and_wrong_masks() -> None:
         nm.from_dense(np.zeros((2, 8)), 2, 4, np.zeros((8, 2), bool))
     with pytest.raises(DtypeError, match="bool"):
         nm.from_dense(np.zeros((2, 8)), 2, 4, np.zeros((2, 8)))
+
+
+def test_the_shape_and_n_of_nothing() -> None:
+    assert make(shape=[2, 8]).shape == (2, 8) and make(m=np.int64(4)).m == 4
+    none = NM(np.empty((2, 0)), np.empty((2, 0), np.uint8), 4, (2, 0))
+    assert none.n == 0 and none.dense().shape == (2, 0)
+
+
+@pytest.mark.parametrize("m, dtype", [(255, np.uint8), (256, np.uint8), (257, np.int32)])
+def test_positions_take_as_few_bytes_as_they_need(m: int, dtype: Any) -> None:
+    w = np.zeros((1, m))
+    w[0, m - 1] = 1.0
+    made = nm.from_dense(w, 1, m)
+    assert made.position.dtype == dtype and made.position.tolist() == [[m - 1]]
 
 
 def test_wide_groups_have_wide_positions() -> None:
