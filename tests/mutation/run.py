@@ -1,6 +1,6 @@
 """Break the source one step at a time; exit status 1 if a mutant survives that is not on the accepted list.
 
-python tests/mutation/run.py [ops] [kernels] [moe] [--jobs 2] [--every 1] [--only softmax]
+python tests/mutation/run.py [ops] [kernels] [moe] [sparsity] [--jobs 2] [--every 1] [--only softmax]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.mutation.targets import GROUPS  # noqa: E402
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", default=list(GROUPS), help="ops, kernels, moe (default: all)")
+    parser.add_argument("groups", nargs="*", default=list(GROUPS), help="ops, kernels, moe, sparsity (default: all)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
     parser.add_argument("--only", default="", help="only modules whose name contains this")

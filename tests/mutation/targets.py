@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pymoe.moe
 import pymoe.ops
+import pymoe.sparsity
+import pymoe.storage
 from pymoe.verify.mutate import Target
 
 TESTS = Path(__file__).resolve().parents[1]
 # settings, names, and what only draws random numbers or raises: no arithmetic of a forward or a backward
 LEFT_OUT = {"pymoe.moe.config"}
+# tests of a setting or a kind of weight that goes through several modules of the layer
+THROUGH = {
+    "test_tied.py": {"grouped", "layer", "parameters", "plan", "router", "experts", "stored"},
+    "test_skip.py": {"layer", "router", "weigh"},
+    "test_stored.py": {"experts", "grouped", "layer", "parameters", "shared", "stored"},
+}
 
 
 def _files(folder: str, pattern: str = "test_*.py") -> list[str]:
@@ -56,13 +65,50 @@ def moe(every: int = 1) -> list[Target]:
         f"{TESTS}/moe/test_layer_gradients.py::token",
         f"{TESTS}/moe/test_layer_invariants.py",
     )
-    names = [m.name for m in pkgutil.walk_packages(pymoe.moe.__path__, "pymoe.moe.") if not m.ispkg]
     targets = []
-    for name in names:
+    for name in _modules(pymoe.moe):
         if name not in LEFT_OUT:
-            own = _files("moe", f"test_{name.rsplit('.', 1)[1]}.py")
-            targets.append(Target(name, (*own, *common), every))
+            short = name.rpartition(".")[2]
+            through = [f"{TESTS}/moe/{file}" for file, modules in THROUGH.items() if short in modules]
+            own = [f for f in _files("moe", f"test_{short}.py") if f not in through]
+            targets.append(Target(name, (*own, *common, *through), every))
     return targets
 
 
-GROUPS = {"ops": ops, "kernels": kernels, "moe": moe}
+# beside the tests of its path: oracles by loops, and the properties P1 to P10
+JUDGES = {
+    "masks": ("test_masks_oracle.py", "test_properties.py"),
+    "schedule": ("test_schedule_oracle.py", "test_properties.py"),
+    "experts": ("test_experts_oracle.py", "experts/test_experts.py"),
+    "scores": ("test_scores_oracle.py", "test_properties.py"),
+    "sparsegpt": ("test_obs_oracle.py",),
+    "obs": ("test_obs_oracle.py",),
+    "masked": ("test_masked_oracle.py",),
+    "units": ("test_units_oracle.py",),
+    "layerwise": ("test_layerwise_oracle.py",),
+    "statistics": ("test_experts_oracle.py",),
+}
+
+
+def sparsity(every: int = 1) -> list[Target]:
+    """Masks, scores, compensation, schedules, whole experts; and the weights that are stored without their zeros."""
+    targets = []
+    for name in _modules(pymoe.sparsity):
+        part, short = name.split(".")[2], name.rpartition(".")[2]
+        others = [f"{TESTS}/sparsity/{file}" for file in JUDGES.get(part, ())]
+        own = [f"{TESTS}/{'/'.join(name.split('.')[1:-1])}/test_{short}.py"]
+        suites = (*(f for f in own if Path(f).exists()), f"{TESTS}/mutation/test_sparsity_gaps.py", *others)
+        targets.append(Target(name, suites, every))
+    common = [f"{TESTS}/storage/test_{name}.py" for name in ("forms", "weight")]
+    for name in _modules(pymoe.storage):
+        own = _files("storage", f"test_{name.rpartition('.')[2].strip('_')}.py")
+        targets.append(Target(name, (*(f for f in own if f not in common), *common), every))
+    return targets
+
+
+def _modules(package: ModuleType) -> list[str]:
+    """The modules below a package that are not packages themselves."""
+    return [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if not m.ispkg]
+
+
+GROUPS = {"ops": ops, "kernels": kernels, "moe": moe, "sparsity": sparsity}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pymoe import ops
+from pymoe.backend.errors import DtypeError
 
 
 @pytest.mark.parametrize("name", ["log_softmax", "logsumexp"])
@@ -43,3 +44,29 @@ def test_label_smoothing_of_many_classes_is_summed_in_double_precision() -> None
 def test_rope_of_no_width_is_nothing() -> None:
     y, cache = ops.rope.forward(np.ones((2, 3, 4, 0)), np.arange(4))
     assert y.shape == (2, 3, 4, 0) and ops.rope.backward(y, cache)[0].shape == y.shape
+
+
+def test_an_ignored_target_of_a_mixture_needs_no_second_class() -> None:
+    loss, cache = ops.mixture_nll.forward(np.zeros((2, 2, 1)), np.array([0.5, 0.5]), np.array([-100, 0]))
+    assert loss == 0.0 and not ops.mixture_nll.backward(1.0, cache)[0].any()
+
+
+def test_an_ignored_row_of_a_mixture_may_hold_nothing_but_minus_infinity() -> None:
+    z = np.zeros((2, 3, 4))
+    z[:, 1] = -np.inf
+    loss, cache = ops.mixture_nll.forward(z, np.array([0.5, 0.5]), np.array([1, -100, 2]))
+    assert abs(loss - np.log(4)) < 1e-15
+    assert np.isfinite(ops.mixture_nll.backward(1.0, cache)[0]).all()
+
+
+def test_what_only_a_model_without_weight_can_say_teaches_nothing() -> None:
+    z = np.zeros((2, 1, 3))
+    z[0, 0, 2] = -np.inf
+    loss, cache = ops.mixture_nll.forward(z, np.array([1.0, 0.0]), np.array([2]))
+    dz, rest = ops.mixture_nll.backward(1.0, cache)
+    assert loss == np.inf and not dz.any() and not rest["weight"].any()
+
+
+def test_a_mixture_refuses_an_array_whose_values_do_not_all_count() -> None:
+    with pytest.raises(DtypeError, match="MaskedArray"):
+        ops.mixture.forward(np.ma.masked_array(np.ones((2, 3))), np.ones(2))
