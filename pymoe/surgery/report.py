@@ -14,12 +14,14 @@ from pymoe.io import atomic
 from pymoe.surgery.compress import Row
 
 COLUMNS = {
-    "label": "what", "level": "level", "zeros": "expert weights gone", "parameters": "parameters", "active": "active",
-    "bytes": "bytes", "loss": "held-out loss", "tuned": "after fine-tuning", "speed": "tokens/s",
+    "label": "what", "level": "level", "zeros": "expert weights gone", "parameters": "numbers stored",
+    "active": "of them active", "bytes": "bytes", "loss": "held-out loss", "tuned": "after fine-tuning",
+    "speed": "tokens/s",
 }  # fmt: skip
-# Okabe and Ito's palette, in an order that keeps neighbours apart; markers say the same for grey prints
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#999999")
-MARKERS = "osD^vP*X<>hp"
+# Okabe and Ito's palette without its yellow, which white paper swallows, and its black, which the star has; in an order
+# that keeps neighbours apart.  Markers say the same for grey prints, and none is the star.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#777777", "#6A3D9A", "#B8860B")
+MARKERS = "osD^vPX<>hp"
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
@@ -59,7 +61,9 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         if tuned:
             best = min(tuned, key=lambda row: row.tuned if row.tuned is not None else 0.0)
             gain = best.loss - (best.tuned or 0.0)
-            said.append(f"        after fine-tuning: {best.label}, {best.tuned:.4f} (fine-tuning gave back {gain:.4f})")
+            what = f"fine-tuning gave back {gain:.4f}" if gain >= 0 else f"fine-tuning cost {-gain:.4f}"
+            same = "" if rows[0].tuned is None else f"; the model as it is, trained on alike: {rows[0].tuned:.4f}"
+            said.append(f"        after fine-tuning: {best.label}, {best.tuned:.4f} ({what}{same})")
     return said
 
 
@@ -110,11 +114,12 @@ def draw(folder: str, rows: Sequence[Row]) -> str:
         ax.set_xlabel(f"{title} ({unit})")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("held-out loss, nats a token")
-    top = max(row.loss for row in rows)
-    if top > 2 * start.loss:  # one ruined model must not flatten all the others
-        axes[0].set_ylim(start.loss - 0.05, 2 * start.loss)
-    axes[0].text(0.02, 0.98, "star, grey line: as it is\ndashed, hollow: after fine-tuning", va="top", fontsize=8,
-                 transform=axes[0].transAxes)  # fmt: skip
+    drawn = [loss for row in rows for loss in (row.loss, row.tuned) if loss is not None]
+    note, top = "star, grey line: as it is\ndashed, hollow: after fine-tuning", 2 * start.loss
+    if max(drawn) > top:  # one ruined model must not flatten all the others
+        axes[0].set_ylim(min(drawn) - 0.03 * start.loss, top)
+        note += f"\nnot shown: {sum(loss > top for loss in drawn)} points above {top:.2f}"
+    axes[0].text(0.02, 0.98, note, va="top", fontsize=8, transform=axes[0].transAxes)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(labels), 5), frameon=False, fontsize=8)
     path, image = os.path.join(folder, "compress.png"), io.BytesIO()

@@ -12,8 +12,8 @@ import pytest
 from pymoe.backend import tree
 from pymoe.cli.main import main
 from pymoe.sparsity import masks
-from pymoe.surgery import experts, targets, weights
-from pymoe.train import job
+from pymoe.surgery import calibration, experts, targets, weights
+from pymoe.train import fit, job
 from tests.cli.runs import SMALL
 
 CALIBRATE = ["--windows", "16"]
@@ -388,6 +388,29 @@ def test_finetuning_on_another_text_is_resumed_with_that_text(trained, tmp_path,
     assert main(["prune", str(trained / "run"), *options]) == 0
     assert loaded(out)[0].source == str(text) and loaded(out)[0].sha256 != work.sha256
     assert main(["train", "--resume", str(out), "--no-plots"]) == 0
+
+
+def test_ctrl_c_leaves_no_folder_or_one_that_goes_on(trained, tmp_path, capsys, monkeypatch, unchanged):
+    out = tmp_path / "out"
+    options = ["prune", str(trained / "run"), "--method", "wanda", *CALIBRATE, "--finetune", "9", "--out", str(out)]
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "caches", stop)
+        assert main(options) == 130
+    assert not out.exists()
+    real = fit.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "advance", lambda s, cfg, at, ids: stop() if at.step == 4 else real(s, cfg, at, ids))
+        assert main(options) == 130
+    assert f"continue with `pymoe train --resume {out}`" in capsys.readouterr().err
+    assert loaded(out)[1].step == 4
+    assert main(["train", "--resume", str(out), "--no-plots"]) == 0
+    assert main([*options[:-1], str(tmp_path / "straight")]) == 0
+    files = [folder / "checkpoint.safetensors" for folder in (out, tmp_path / "straight")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_text_that_is_no_longer_the_one_of_the_run(trained, tmp_path, capsys):

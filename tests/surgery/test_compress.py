@@ -82,6 +82,20 @@ def test_the_verdict_names_the_best():
     assert said[2] == "at 75%: a loses least, +1.0000 to 2.0000" and len(said) == 3
 
 
+def test_the_verdict_says_what_fine_tuning_did_and_to_the_model_as_it_is():
+    rows = [Row("as it is", "none", 0.0, 0, 1, 1, 1, 1.0, 1.1, 1.0), Row("a", "units", 0.5, 0, 1, 1, 1, 1.2, 1.25, 1.0)]
+    said = report.verdict(rows)[1].strip()
+    assert said == (
+        "after fine-tuning: a, 1.2500 (fine-tuning cost 0.0500; the model as it is, trained on alike: 1.1000)"
+    )
+
+
+def test_no_candidate_looks_like_the_model_as_it_is():
+    assert "*" not in report.MARKERS and "#000000" not in report.COLOURS
+    looks = [(report.COLOURS[i % len(report.COLOURS)], report.MARKERS[i % len(report.MARKERS)]) for i in range(30)]
+    assert len(set(looks)) == len(looks)
+
+
 def test_a_stored_model_says_the_same():
     cfg, p = models.sparse()
     for pattern, form in (
