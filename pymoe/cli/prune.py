@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from typing import Any
 
@@ -151,13 +150,10 @@ def _prune(
         return cfg, p, origin.masks, {"thresholds": {str(i): t for i, t in thresholds.items()}}
     if family == "experts":
         assert cal is not None
-        if args.method == "naee":
-            for i, m in experts.moe_layers(cfg).items():
-                left = m.n_experts - mask_rules.count(args.sparsity, m.n_experts)
-                print(f"block {i}: {math.comb(m.n_experts, left):,} ways to keep {left} experts of {m.n_experts}")
-            print("each is one forward of the layer on the calibration text; naee-greedy tries a few", flush=True)
-        rounds = len(experts.moe_layers(cfg)) if args.method in experts.SEARCHES else 1
-        with Bar("calibrating", rounds * len(cal)) as bar:
+        tries = experts.tries(cfg, args.method, args.sparsity)
+        for i, n in tries.items():
+            print(f"block {i}: {n:,} sets of experts to try, each with a forward of the layer on the text", flush=True)
+        with Bar("calibrating", max(len(tries), 1) * len(cal) + sum(tries.values())) as bar:
             cut = experts.prune(p, cfg, method=args.method, sparsity=args.sparsity, text=cal, watch=bar.step)
         for i, ids in cut.kept.items():
             print(f"block {i} keeps the experts {', '.join(map(str, ids.tolist()))}")

@@ -8,6 +8,7 @@ layer on what the pruned layers before it let through.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,17 @@ def with_layers(cfg: LMConfig, layers: dict[int, MoEConfig]) -> LMConfig:
     return dataclasses.replace(cfg, moe=each[0] if all(m == each[0] for m in each) else each)
 
 
+def tries(cfg: LMConfig, method: str, sparsity: float) -> dict[int, int]:
+    """How many sets of experts a search looks at in each block; {} for a method that scores."""
+    if method not in SEARCHES:
+        return {}
+    found = {}
+    for i, m in moe_layers(cfg).items():
+        left = m.n_stored - masks.count(sparsity, m.n_stored)
+        found[i] = math.comb(m.n_stored, left) if method == "naee" else sum(range(left + 1, m.n_stored + 1))
+    return found
+
+
 def prune(
     p: dict[str, Any],
     cfg: LMConfig,
@@ -66,7 +78,7 @@ def prune(
     if method not in METHODS:
         raise ConfigError(f"method must be one of {METHODS}, got {method!r}")
     layers = moe_layers(cfg)
-    n_keep = {i: m.n_experts - masks.count(sparsity, m.n_experts) for i, m in layers.items()}
+    n_keep = {i: m.n_stored - masks.count(sparsity, m.n_stored) for i, m in layers.items()}
     gone = [i for i, n in n_keep.items() if n == 0]
     if gone:
         raise ConfigError(f"sparsity {sparsity} leaves no expert in block {gone[0]}: a MoE layer needs one")
@@ -81,7 +93,7 @@ def prune(
     else:
         for i in list(layers):
             x = calibration.layer_inputs(p, with_layers(cfg, layers), text, i, watch)
-            kept[i] = SEARCHES[method](x, _mlp(p, i), layers[i], n_keep[i])
+            kept[i] = SEARCHES[method](x, _mlp(p, i), layers[i], n_keep[i], watch=watch)
             p, layers[i] = _cut(p, i, layers[i], kept[i])
     return Cut(p, with_layers(cfg, layers), {i: to_numpy(ids) for i, ids in kept.items()})
 

@@ -143,7 +143,9 @@ def find(place: str) -> str:
     if os.path.isdir(place):
         inside = os.path.join(place, "checkpoint.safetensors")
         if not os.path.isfile(inside):
-            raise CheckpointError(f"{place} holds no checkpoint.safetensors, so it is not a run: see `ls runs`")
+            folder = os.path.isfile(os.path.join(place, "config.json"))
+            hint = "; it is a Hugging Face folder, which prune, split, merge and compress take" if folder else ""
+            raise CheckpointError(f"{place} holds no checkpoint.safetensors, so it is not a run{hint}: see `ls runs`")
         return inside
     if not os.path.exists(place):
         raise CheckpointError(f"{place}: no such run or checkpoint: see `ls runs`")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,18 @@ from pymoe.sparsity.experts.scores import check_n_keep
 from pymoe.storage import Weight
 
 
-def exhaustive(x: Array, p: Mapping[str, Any], cfg: MoEConfig, n_keep: int, *, limit: int = 100_000) -> np.ndarray:
+def exhaustive(
+    x: Array,
+    p: Mapping[str, Any],
+    cfg: MoEConfig,
+    n_keep: int,
+    *,
+    limit: int = 100_000,
+    watch: Callable[[], None] | None = None,
+) -> np.ndarray:
     """(n_keep,) ascending ids of the best set for x (T, D); ConfigError if there are more than ``limit`` sets.
+
+    ``watch`` is called after every set that was tried.
 
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
@@ -48,12 +58,14 @@ def exhaustive(x: Array, p: Mapping[str, Any], cfg: MoEConfig, n_keep: int, *, l
             "or raise the limit"
         )
     whole = _whole(x, p, cfg)
-    best = min(_sets(cfg.n_stored, n_keep, groups), key=lambda s: error(x, whole, p, cfg, s))
+    best = min(_sets(cfg.n_stored, n_keep, groups), key=lambda s: _tried(x, whole, p, cfg, s, watch))
     return np.array(best, dtype=np.int64)
 
 
-def greedy(x: Array, p: Mapping[str, Any], cfg: MoEConfig, n_keep: int) -> np.ndarray:
-    """(n_keep,) ascending ids, found by dropping one expert after the other.
+def greedy(
+    x: Array, p: Mapping[str, Any], cfg: MoEConfig, n_keep: int, *, watch: Callable[[], None] | None = None
+) -> np.ndarray:
+    """(n_keep,) ascending ids, found by dropping one expert after the other; ``watch`` as in ``exhaustive``.
 
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
@@ -70,9 +82,18 @@ def greedy(x: Array, p: Mapping[str, Any], cfg: MoEConfig, n_keep: int) -> np.nd
     whole = _whole(x, p, cfg)
     kept = list(range(cfg.n_stored))
     while len(kept) > n_keep:
-        dropped = min(kept, key=lambda e: error(x, whole, p, cfg, [i for i in kept if i != e]))
+        dropped = min(kept, key=lambda e: _tried(x, whole, p, cfg, [i for i in kept if i != e], watch))
         kept.remove(dropped)
     return np.array(kept, dtype=np.int64)
+
+
+def _tried(
+    x: Array, whole: np.ndarray, p: Mapping[str, Any], cfg: MoEConfig, kept: Any, watch: Callable[[], None] | None
+) -> float:
+    found = error(x, whole, p, cfg, kept)
+    if watch is not None:
+        watch()
+    return found
 
 
 def error(x: Array, whole: np.ndarray, p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> float:
