@@ -43,6 +43,49 @@ def csr_linear(
         )
 
 
+def csr_cut(const I[::1] indices, const int64_t[::1] indptr, Py_ssize_t span, int64_t[:, ::1] cut, int threads):
+    """IN indices (nnz,), indptr (F+1,); OUT cut (S + 1, F): where each row enters each span of ``span`` columns.  O(nnz + S F)."""
+    cdef Py_ssize_t spans = cut.shape[0] - 1, f = cut.shape[1]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &indptr[0]
+    cdef int64_t* po = &cut[0, 0]
+    cdef int c
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        cut_rows(po, pi, pp, span, spans, f, f * c // threads, f * (c + 1) // threads)
+
+
+def csr_spans(
+    const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] cut, Py_ssize_t spans, Py_ssize_t next,
+    T[::1] scratch, T[:, ::1] y, int vectors, int parts, int threads
+):
+    """``csr_linear`` span by span: output o has the entries cut[s F + o] to cut[s F + o + next] in span s.
+
+    IN x (N, D), data, indices (nnz,), cut; OUT y (N, F), scratch: (D + 32) vectors a thread, and 64 bytes.
+    """
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], f = y.shape[1]
+    cdef Py_ssize_t room = (scratch.shape[0] - 64 // sizeof(T)) // threads, width = room // (d + 32)
+    cdef Py_ssize_t blocks = (n + width - 1) // width, p, q
+    cdef const T* px = &x[0, 0]
+    cdef const T* pw = &data[0]
+    cdef const I* pi = &indices[0]
+    cdef const int64_t* pp = &cut[0]
+    cdef T* ps = &scratch[0]
+    cdef T* po = &y[0, 0]
+    cdef const void* array[4]
+    cdef Py_ssize_t size[4]
+    cdef int c, pieces = threads // parts
+    array[0], array[1], array[2], array[3] = po, ps, px, pw
+    size[0], size[1], size[2] = n * f * sizeof(T), scratch.shape[0] * sizeof(T), n * d * sizeof(T)
+    size[3] = data.shape[0] * sizeof(T)
+    fresh(array, size, 2, 4)
+    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        p, q = c // pieces, c % pieces
+        csr_span_blocks(
+            po, pi, aligned(ps) + c * room, px, pw, pp, spans, next, n, d, f, vectors, blocks * p // parts,
+            blocks * (p + 1) // parts, f * q // pieces, f * (q + 1) // pieces
+        )
+
+
 def csr_linear_token(
     const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[:, ::1] y, int threads
 ):
@@ -112,36 +155,50 @@ def csr_linear_dx_token(
 
 
 def csr_transpose(
-    const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, int64_t[:, ::1] cursor, int64_t[::1] colptr,
-    int32_t[::1] rows, T[::1] values
+    const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, Py_ssize_t span, int64_t[:, ::1] cursor, int64_t[::1] cut,
+    int32_t[::1] rows, T[::1] values, int threads
 ):
-    """IN data, indices (nnz,), indptr (F+1,); OUT W by columns: colptr (D+1,), rows and values (nnz,), rows ascending in a column.
+    """IN data, indices (nnz,), indptr (F+1,); OUT the entries by columns, rows ascending in a column: rows, values (nnz,), cut.
 
-    cursor (threads, D): where each thread puts the next entry of a column.  O(nnz + threads D).
+    cursor (pieces, D) is where each piece of ``span`` rows puts its next entry of a column.  With cut (D+1,) a column is whole,
+    with cut (pieces D + 1,) the pieces stay apart, column by column each.  O(nnz + pieces D).
     """
-    cdef Py_ssize_t f = indptr.shape[0] - 1, d = cursor.shape[1], nnz = data.shape[0], j
+    cdef Py_ssize_t f = indptr.shape[0] - 1, d = cursor.shape[1], nnz = data.shape[0], last, c
     cdef const T* pw = &data[0]
     cdef const I* pi = &indices[0]
     cdef const int64_t* pp = &indptr[0]
     cdef int64_t* pc = &cursor[0, 0]
     cdef int32_t* pr = &rows[0]
     cdef T* pv = &values[0]
-    cdef int64_t here, total = 0
-    cdef int c, threads = <int> cursor.shape[0]
     apart(pv, nnz * sizeof(T), pw, nnz * sizeof(T))
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(cursor.shape[0], nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        last = min(f, (c + 1) * span)
         memset(pc + c * d, 0, d * sizeof(int64_t))
-        count_columns(pc + c * d, pi + pp[f * c // threads], pp[f * (c + 1) // threads] - pp[f * c // threads])
-    with nogil:
+        count_columns(pc + c * d, pi + pp[c * span], pp[last] - pp[c * span])
+    offsets(cursor, cut)
+    for c in prange(cursor.shape[0], nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        last = min(f, (c + 1) * span)
+        csr_place(pv, pi, pr, pc + c * d, pw, pp, c * span, last)
+
+
+cdef void offsets(int64_t[:, ::1] cursor, int64_t[::1] cut) noexcept:
+    """Counts (pieces, D) to offsets, and cut with them: column after column, or piece after piece."""
+    cdef Py_ssize_t pieces = cursor.shape[0], d = cursor.shape[1], p, j
+    cdef int64_t here, total = 0
+    if cut.shape[0] == d + 1:
         for j in range(d):
-            colptr[j] = total
-            for c in range(threads):
-                here = cursor[c, j]
-                cursor[c, j] = total
+            cut[j] = total
+            for p in range(pieces):
+                here = cursor[p, j]
+                cursor[p, j] = total
                 total += here
-        colptr[d] = total
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-        csr_place(pv, pi, pr, pc + c * d, pw, pp, f * c // threads, f * (c + 1) // threads)
+    else:
+        for p in range(pieces):
+            for j in range(d):
+                here = cursor[p, j]
+                cut[p * d + j] = cursor[p, j] = total
+                total += here
+    cut[cut.shape[0] - 1] = total
 
 
 def csr_linear_ddata(

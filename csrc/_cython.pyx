@@ -46,6 +46,7 @@ cdef extern from "kernels.h":
     void pack_panels(...) noexcept nogil
     void csr_forward_blocks(...) noexcept nogil
     int csr_forward_token(...) noexcept nogil
+    void csr_span_blocks(...) noexcept nogil
     void csr_dx_blocks(...) noexcept nogil
     int csr_dx_token(...) noexcept nogil
     void csr_place(...) noexcept nogil
@@ -57,6 +58,7 @@ cdef extern from "kernels.h":
     void bsr_ddata_rows(...) noexcept nogil
     void nm_forward_blocks(...) noexcept nogil
     void nm_dx_blocks(...) noexcept nogil
+    void nm_place(...) noexcept nogil
     void nm_token(...) noexcept nogil
     void nm_dx_token(...) noexcept nogil
     void nm_ddata_rows(...) noexcept nogil
@@ -64,6 +66,8 @@ cdef extern from "kernels.h":
     void prune_all(...) noexcept nogil
     int sorted_columns(...) noexcept nogil
     void count_columns(...) noexcept nogil
+    void cut_rows(...) noexcept nogil
+    void count_groups(int64_t*, const uint8_t*, Py_ssize_t, int, int, Py_ssize_t, Py_ssize_t) noexcept nogil
     int sorted_groups(const uint8_t*, Py_ssize_t, int, int) noexcept nogil
     Py_ssize_t row_at(const int64_t*, Py_ssize_t, Py_ssize_t) noexcept nogil
 

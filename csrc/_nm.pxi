@@ -70,6 +70,28 @@ def nm_linear_dx(
         )
 
 
+def nm_transpose(
+    const T[:, ::1] data, const uint8_t[:, ::1] position, int n, int m, Py_ssize_t span, int64_t[:, ::1] cursor, int64_t[::1] cut,
+    int32_t[::1] rows, T[::1] values, int threads
+):
+    """``csr_transpose`` of data and position (F, D/m · n), for ``csr_spans``."""
+    cdef Py_ssize_t f = data.shape[0], d = cursor.shape[1], last, c
+    cdef const T* pw = &data[0, 0]
+    cdef const uint8_t* pi = &position[0, 0]
+    cdef int64_t* pc = &cursor[0, 0]
+    cdef int32_t* pr = &rows[0]
+    cdef T* pv = &values[0]
+    apart(pv, values.shape[0] * sizeof(T), pw, values.shape[0] * sizeof(T))
+    for c in prange(cursor.shape[0], nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        last = min(f, (c + 1) * span)
+        memset(pc + c * d, 0, d * sizeof(int64_t))
+        count_groups(pc + c * d, pi, d, n, m, c * span, last)
+    offsets(cursor, cut)
+    for c in prange(cursor.shape[0], nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+        last = min(f, (c + 1) * span)
+        nm_place(pv, pr, pc + c * d, pw, pi, d, n, m, c * span, last)
+
+
 def nm_linear_token(
     const T[:, ::1] x, const T[:, ::1] data, const uint8_t[:, ::1] position, int n, int m, T[:, ::1] y, bint back, int threads
 ):

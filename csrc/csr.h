@@ -74,6 +74,60 @@ CLONES void INAME(csr_forward_blocks)(T *y, const INT *indices, T *scratch, cons
     }
 }
 
+/* The same where an output has many entries: the columns go in spans, whose packed tokens stay in the first cache while
+ * 32 outputs use them.  Output o has the entries cut[s f + o] to cut[s f + o + next] in span s, so that the lists
+ * may be those of W (next = f) or those of its transpose, span by span (next = 1); m is a constant. */
+INLINE void INAME(csr_span_block)(T *y, T *scratch, const T *x, const T *data, const INT *indices, const int64_t *cut,
+                                  ptrdiff_t spans, ptrdiff_t next, ptrdiff_t tokens, ptrdiff_t d, ptrdiff_t f,
+                                  ptrdiff_t lo, ptrdiff_t hi, const int m) {
+    const ptrdiff_t width = m * VL;
+    T *xt = scratch, *tile = scratch + d * width;
+    NAME(pack)(xt, x, tokens, d, d, width);
+    for (ptrdiff_t from = lo; from < hi; from += 32) {
+        const ptrdiff_t outputs = hi - from < 32 ? hi - from : 32;
+        memset(tile, 0, (size_t)(outputs * width) * sizeof(T));
+        for (ptrdiff_t s = 0; s < spans; s++)
+            for (ptrdiff_t i = 0; i < outputs; i++) {
+                const int64_t *at = cut + s * f + from + i;
+                V sum[4];
+                for (int k = 0; k < m; k++)
+                    sum[k] = NAME(load)(tile + i * width + k * VL);
+                if (next > 1 && i + 2 < outputs)
+                    for (int line = 0; line < 32; line += 16) { /* of the row after the next one: rows lie far apart */
+                        __builtin_prefetch(data + at[2] + line);
+                        __builtin_prefetch(indices + at[2] + line);
+                    }
+                for (ptrdiff_t e = at[0]; e < at[next]; e++) {
+                    CHECK(0 <= indices[e] && indices[e] < d);
+                    const T w = data[e], *p = xt + indices[e] * width;
+                    for (int k = 0; k < m; k++)
+                        sum[k] += w * NAME(load)(p + k * VL);
+                }
+                for (int k = 0; k < m; k++)
+                    NAME(store)(tile + i * width + k * VL, sum[k]);
+            }
+        NAME(unpack)(y + from, tile, tokens, outputs, f, width);
+    }
+}
+
+/* Blocks lo..hi of m VL tokens, m 1, 2 or 4, and outputs first..last; scratch (d + 32) m VL. */
+CLONES void INAME(csr_span_blocks)(T *y, const INT *indices, T *scratch, const T *x, const T *data, const int64_t *cut,
+                                   ptrdiff_t spans, ptrdiff_t next, ptrdiff_t n, ptrdiff_t d, ptrdiff_t f, int m,
+                                   ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t width = m * VL;
+    for (ptrdiff_t t = lo * width; t < n && t < hi * width; t += width) {
+        const ptrdiff_t tokens = n - t < width ? n - t : width;
+        T *to = y + t * f;
+        const T *from = x + t * d;
+        if (m == 4)
+            INAME(csr_span_block)(to, scratch, from, data, indices, cut, spans, next, tokens, d, f, first, last, 4);
+        else if (m == 2)
+            INAME(csr_span_block)(to, scratch, from, data, indices, cut, spans, next, tokens, d, f, first, last, 2);
+        else
+            INAME(csr_span_block)(to, scratch, from, data, indices, cut, spans, next, tokens, d, f, first, last, 1);
+    }
+}
+
 /* y[row] of one token for rows..rows+`rows`, side by side. */
 INLINE void INAME(csr_token_rows)(T *y, const T *x, const T *data, const INT *indices, const int64_t *ptr,
                                   const int rows) {

@@ -22,6 +22,11 @@ INLINE void NAME(nm_forward_block)(T *y, T *scratch, const T *x, const T *data, 
             for (ptrdiff_t i = 0; i < rows; i++) {
                 const T *w = data + (from + i) * stored + g * n;
                 const uint8_t *at = position + (from + i) * stored + g * n;
+                if (i + 2 < rows) { /* the row after the next one: rows lie far apart */
+                    __builtin_prefetch(w + 2 * stored);
+                    __builtin_prefetch(w + 2 * stored + 16);
+                    __builtin_prefetch(at + 2 * stored);
+                }
                 V sum[4];
                 for (int k = 0; k < vectors; k++)
                     sum[k] = NAME(load)(tile + i * width + k * VL);
@@ -102,6 +107,21 @@ CLONES void NAME(nm_dx_blocks)(T *dx, T *scratch, const T *dy, const T *data, co
         else
             NAME(nm_dx_block)(to, scratch, from, data, position, here, d, f, n, m, span, first, last, 1);
     }
+}
+
+/* Rows lo..hi into the transpose: each entry to where the cursor of its column stands, which moves on. */
+CLONES void NAME(nm_place)(T *values, int32_t *rows, int64_t *cursor, const T *data, const uint8_t *position, ptrdiff_t d,
+                           int n, int m, ptrdiff_t lo, ptrdiff_t hi) {
+    const ptrdiff_t groups = d / m;
+    const uint8_t *at = position + lo * groups * n;
+    const T *w = data + lo * groups * n;
+    for (ptrdiff_t row = lo; row < hi; row++)
+        for (ptrdiff_t g = 0; g < groups; g++)
+            for (int s = 0; s < n; s++) {
+                const int64_t e = cursor[g * m + *at++]++;
+                values[e] = *w++;
+                rows[e] = (int32_t)row;
+            }
 }
 
 /* One token, y = W x: rows `row`..row + `rows` (a constant), side by side; n is a constant where it is small. */

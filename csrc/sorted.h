@@ -27,6 +27,19 @@
                                       ptrdiff_t hi) {                                                                  \
         return rows_in_order##SUFFIX(indices, indptr, columns, lo, hi);                                                \
     }                                                                                                                  \
+    /* cut[s, row] = the first entry of the row in column s · span or beyond, s = 0..spans; rows lo..hi of f */          \
+    static inline void cut_rows##SUFFIX(int64_t *cut, const INT *indices, const int64_t *indptr, ptrdiff_t span,       \
+                                        ptrdiff_t spans, ptrdiff_t f, ptrdiff_t lo, ptrdiff_t hi) {                    \
+        for (ptrdiff_t row = lo; row < hi; row++) {                                                                    \
+            ptrdiff_t e = indptr[row];                                                                                 \
+            for (ptrdiff_t s = 0; s < spans; s++) {                                                                    \
+                while (e < indptr[row + 1] && indices[e] < s * span)                                                   \
+                    e++;                                                                                               \
+                cut[s * f + row] = e;                                                                                  \
+            }                                                                                                          \
+            cut[spans * f + row] = indptr[row + 1];                                                                    \
+        }                                                                                                              \
+    }                                                                                                                  \
     /* count[j] += how many of the entries are in column j */                                                          \
     static inline void count_columns##SUFFIX(int64_t *count, const INT *indices, ptrdiff_t entries) {                    \
         for (ptrdiff_t e = 0; e < entries; e++)                                                                        \
@@ -40,6 +53,8 @@ ROWS_IN_ORDER(int64_t, _i64)
 #define sorted_columns(indices, ...)                                                                                   \
     _Generic((indices), const int32_t *: sorted_columns_i32, const int64_t *: sorted_columns_i64)(indices, __VA_ARGS__)
 
+#define cut_rows(cut, indices, ...)                                                                                    \
+    _Generic((indices), const int32_t *: cut_rows_i32, const int64_t *: cut_rows_i64)(cut, indices, __VA_ARGS__)
 #define count_columns(count, indices, entries)                                                                         \
     _Generic((indices), const int32_t *: count_columns_i32, const int64_t *: count_columns_i64)(count, indices, entries)
 
@@ -59,6 +74,17 @@ CLONES int sorted_groups(const uint8_t *position, ptrdiff_t groups, int n, int m
            : n == 2 ? groups_in_order(position, groups, 2, m)
            : n == 4 ? groups_in_order(position, groups, 4, m)
                     : groups_in_order(position, groups, n, m);
+}
+
+/* count[j] += how many of the rows lo..hi store column j */
+static inline void count_groups(int64_t *count, const uint8_t *position, ptrdiff_t d, int n, int m, ptrdiff_t lo,
+                                ptrdiff_t hi) {
+    const ptrdiff_t groups = d / m;
+    const uint8_t *at = position + lo * groups * n;
+    for (ptrdiff_t row = lo; row < hi; row++)
+        for (ptrdiff_t g = 0; g < groups; g++)
+            for (int s = 0; s < n; s++)
+                count[g * m + *at++]++;
 }
 
 /* The first row whose entries begin at or after `entry`: where to cut rows so that threads get equal numbers of entries. */

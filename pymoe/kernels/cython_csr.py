@@ -11,9 +11,10 @@ from pymoe.kernels.parallel import compiled, threads
 
 _linear, _linear_dx, _linear_ddata = map(indexed, ("csr_linear", "csr_linear_dx", "csr_linear_ddata"))
 _token, _token_dx, _token_ddata = map(indexed, ("csr_linear_token", "csr_linear_dx_token", "csr_linear_ddata_token"))
-_transpose = indexed("csr_transpose")
+_spans, _transpose = map(indexed, ("csr_spans", "csr_transpose"))
+_cut = {dtype: compiled.csr_cut[name] for dtype, name in INDICES.items()}
 _ROWS = 16  # of the weight, for which the scratch has room beside the block of tokens; as in csrc/csr.h
-_TRANSPOSED = 64  # tokens from which dx is faster by columns, the sorting included
+_SORTED = 64  # tokens from which it pays to cut the structure into spans, and to sort it by columns for dx
 
 
 def _structure(indices: Array, indptr: Array) -> tuple[Array, Array] | None:
@@ -51,10 +52,23 @@ def csr_linear(x: Array, data: Array, indices: Array, indptr: Array) -> Array:
 
 
 def _forward(x: Array, data: Array, places: Array, offsets: Array, y: Array) -> None:
-    dtype, (n, width) = data.dtype, x.shape
+    dtype, (n, width), rows = data.dtype, x.shape, y.shape[1]
     t = tiles.over_tokens(n, n * data.size, dtype)
+    span = tiles.span(t.width, 1, dtype)
+    spans = -(-width // span)
+    if n >= _SORTED and tiles.worth(data.size, rows, spans):
+        cut = np.empty((spans + 1, rows), dtype=INT64)
+        _cut[places.dtype](places, offsets, span, cut, threads(data.size))
+        by_spans(x, data, places, cut.reshape(-1), spans, rows, y, t)
+        return
     scratch = tiles.scratch(t.threads * (width + _ROWS) * t.width, dtype)
     _linear[dtype, places.dtype](x, data, places, offsets, scratch, y, t.vectors, t.parts, t.threads)
+
+
+def by_spans(x: Array, data: Array, places: Array, cut: Array, spans: int, step: int, y: Array, t: tiles.Tiles) -> None:
+    """Fill y span by span: output o has the entries cut[s F + o] to cut[s F + o + step] in span s."""
+    scratch = tiles.scratch(t.threads * (x.shape[1] + 2 * _ROWS) * t.width, data.dtype)
+    _spans[data.dtype, places.dtype](x, data, places, cut, spans, step, scratch, y, t.vectors, t.parts, t.threads)
 
 
 def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_columns: int) -> Array:
@@ -72,9 +86,8 @@ def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_colum
             checks.csr(places, offsets, n_columns)
         return dx
     _ordered(places, offsets, n_columns)
-    if n >= _TRANSPOSED and rows <= np.iinfo(INT32).max:
-        by_column = _by_columns(*given[1:], n_columns)
-        _forward(given[0], *by_column, dx)  # the entries of a column ascend in rows: the same sums
+    if n >= _SORTED and rows <= np.iinfo(INT32).max:
+        _by_columns(*given, dx)
         return dx
     t = tiles.over_tokens(n, n * data.size, dtype)
     scratch = tiles.scratch(t.threads * (n_columns + _ROWS) * t.width, dtype)
@@ -82,13 +95,25 @@ def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_colum
     return dx
 
 
-def _by_columns(data: Array, places: Array, offsets: Array, n_columns: int) -> tuple[Array, Array, Array]:
-    """(values, row of each, where each column begins): the stored entries column by column, rows ascending."""
-    values, rows = np.empty(data.size, dtype=data.dtype), np.empty(data.size, dtype=INT32)
-    begin = np.empty(n_columns + 1, dtype=INT64)
-    cursor = np.empty((threads(data.size), n_columns), dtype=INT64)
-    _transpose[data.dtype, places.dtype](data, places, offsets, cursor, begin, rows, values)
-    return values, rows, begin
+def _by_columns(dy: Array, data: Array, places: Array, offsets: Array, dx: Array) -> None:
+    """Fill dx as a forward product of the transpose, in whose columns the rows ascend: the sums are the same."""
+    dtype, (n, rows), n_columns = data.dtype, dy.shape, dx.shape[1]
+    t = tiles.over_tokens(n, n * data.size, dtype)
+    span = tiles.span(t.width, 1, dtype)
+    pieces, workers = -(-rows // span), threads(data.size)
+    apart = tiles.worth(data.size, n_columns, pieces)
+    if not apart:  # one piece for each thread, whose entries of a column follow each other
+        span = -(-rows // workers)
+        pieces = -(-rows // span)
+    values, by_row = np.empty(data.size, dtype=dtype), np.empty(data.size, dtype=INT32)
+    cut = np.empty((pieces if apart else 1) * n_columns + 1, dtype=INT64)
+    cursor = np.empty((pieces, n_columns), dtype=INT64)
+    _transpose[dtype, places.dtype](data, places, offsets, span, cursor, cut, by_row, values, workers)
+    if apart:
+        by_spans(dy, values, by_row, cut, pieces, 1, dx, t)
+    else:
+        scratch = tiles.scratch(t.threads * (rows + _ROWS) * t.width, dtype)
+        _linear[dtype, INT32](dy, values, by_row, cut, scratch, dx, t.vectors, t.parts, t.threads)
 
 
 def csr_linear_ddata(dy: Array, x: Array, indices: Array, indptr: Array) -> Array:

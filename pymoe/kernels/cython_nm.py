@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend.namespace import Array
-from pymoe.kernels import checks, reference_nm, tiles
-from pymoe.kernels.door import fused, plain, shared
+from pymoe.kernels import checks, cython_csr, reference_nm, tiles
+from pymoe.kernels.door import INT32, INT64, fused, plain, shared
 from pymoe.kernels.parallel import compiled, threads
 
 _linear, _linear_dx, _linear_ddata = map(fused, ("nm_linear", "nm_linear_dx", "nm_linear_ddata"))
+_transpose = fused("nm_transpose")
 _token, _token_ddata = map(fused, ("nm_linear_token", "nm_linear_ddata_token"))
 _ROWS = 32  # of the weight, for which the scratch has room beside the block of tokens; as in csrc/nm.h
+_SORTED = 64  # tokens from which it pays to sort the entries by columns for dx
 _BYTE = np.dtype(np.uint8)
 
 
@@ -66,10 +68,24 @@ def nm_linear_dx(dy: Array, data: Array, position: Array, m: int, n_columns: int
         _token[dtype](*given, dx, True, threads(data.size))
         return dx
     t = tiles.over_tokens(tokens, tokens * data.size, dtype)
+    pieces = -(-rows // tiles.span(t.width, 1, dtype))
+    if tokens >= _SORTED and tiles.worth(data.size, n_columns, pieces) and rows <= np.iinfo(INT32).max:
+        _by_columns(*given, pieces, dx, t)
+        return dx
     span = tiles.span(t.width, m, dtype)
     scratch = tiles.scratch(t.threads * (rows + span * m) * t.width, dtype)
     _linear_dx[dtype](*given, span, scratch, dx, t.vectors, t.parts, t.threads)
     return dx
+
+
+def _by_columns(dy: Array, data: Array, places: Array, n: int, m: int, pieces: int, dx: Array, t: tiles.Tiles) -> None:
+    """Fill dx as a forward product of the transpose, in whose columns the rows ascend: the sums are the same."""
+    n_columns, dtype = dx.shape[1], data.dtype
+    values, by_row = np.empty(data.size, dtype=dtype), np.empty(data.size, dtype=INT32)
+    cut, cursor = np.empty(pieces * n_columns + 1, dtype=INT64), np.empty((pieces, n_columns), dtype=INT64)
+    span = tiles.span(t.width, 1, dtype)
+    _transpose[dtype](data, places, n, m, span, cursor, cut, by_row, values, threads(data.size))
+    cython_csr.by_spans(dy, values, by_row, cut, pieces, 1, dx, t)
 
 
 def nm_linear_ddata(dy: Array, x: Array, position: Array, m: int) -> Array:

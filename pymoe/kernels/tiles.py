@@ -51,3 +51,8 @@ def pieces(n: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
 def span(width: int, m: int, dtype: np.dtype[Any]) -> int:
     """How many groups of m columns, of ``width`` tokens each, fit the first cache."""
     return max(1, _FIRST_CACHE // (width * m * dtype.itemsize))
+
+
+def worth(entries: int, outputs: int, spans: int) -> bool:
+    """Does an output have so many entries in each span that going span by span pays?"""
+    return spans > 1 and entries >= 16 * outputs * spans

@@ -83,6 +83,7 @@ def calls(dtype: str, seed: int = 0, *, integer: bool = False, scale: int = 1) -
             ("csr_linear_ddata", (draw(n, 53), draw(n, width), indices, indptr), True),
         ]
     found.append(("csr_linear_ddata", (draw(300, 53), draw(300, width), indices, indptr), True))
+    found += _nearly_full(rng, draw)
     found += _blocked(rng, draw, (1, 9, 61 * scale, 130, 300)) + _grouped(rng, draw, (1, 9, 61 * scale, 130, 300))
     for act in ACTS:
         exact = act in EXACT_ACTS
@@ -111,6 +112,22 @@ def _sparse(rng: np.random.Generator, rows: int, columns: int) -> tuple[int, Any
     stored[3], stored[7], stored[rows - 1] = False, True, False
     stored[:, [0, columns - 2]] = False
     return int(stored.sum()), np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+
+
+def _nearly_full(rng: np.random.Generator, draw: Any) -> list[tuple[str, tuple[Any, ...], bool]]:
+    """So many entries and tokens that the compiled products go over spans of columns, the last of them a short one."""
+    found = []
+    for n, rows, columns in ((66, 141, 300), (200, 70, 133)):
+        stored = rng.random((rows, columns)) < 0.6
+        stored[1], stored[:, columns - 1] = False, False
+        indices, indptr = np.nonzero(stored)[1], np.concatenate([[0], np.cumsum(stored.sum(1))])
+        found += [
+            ("csr_linear", (draw(n, columns), draw(indices.size), indices.astype("i4"), indptr), True),
+            ("csr_linear_dx", (draw(n, rows), draw(indices.size), indices, indptr, columns), True),
+        ]
+    position = np.sort(np.argsort(rng.random((150, 5, 4)), axis=2)[:, :, :3], axis=2).reshape(150, 15).astype("u1")
+    found.append(("nm_linear_dx", (draw(67, 150), draw(150, 15), position, 4, 20), True))
+    return found
 
 
 def _blocked(rng: np.random.Generator, draw: Any, batches: tuple[int, ...]) -> list[tuple[str, tuple[Any, ...], bool]]:

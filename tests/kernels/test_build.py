@@ -173,7 +173,8 @@ def test_address_and_undefined_behaviour_sanitisers(tmp_path):
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
 
 
-OURS = ("_rows_", "_span_", "_blocks_", "_token_", "topk_row", "sum_segments_", "__pyx_")  # frames of the leaf loops and of _cython.pyx
+# frames of the leaf loops and of _cython.pyx
+OURS = ("_rows_", "_span_", "_blocks_", "_token_", "topk_row", "sum_segments_", "__pyx_")
 
 
 def test_no_decision_on_uninitialised_memory(tmp_path):

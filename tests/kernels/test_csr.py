@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pymoe.backend.errors import DtypeError, IndexRangeError, ShapeError
-from pymoe.kernels import cython, cython_csr, parallel, reference
+from pymoe.kernels import cython, cython_csr, parallel, reference, tiles
 
 ROWS, COLUMNS = 11, 7
 INDICES = np.array([1, 4, 0, 1, 2, 3, 4, 6, 6, 0, 3])
@@ -78,6 +78,25 @@ def test_the_order_of_a_sum_is_that_of_the_entries_whatever_the_batch_and_the_th
             with parallel.exactly(threads):
                 assert np.array_equal(cython.csr_linear(x[:tokens], data, INDICES, INDPTR), y)
                 assert np.array_equal(cython.csr_linear_dx(dy[:tokens], data, INDICES, INDPTR, COLUMNS), dx)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("places", ["i4", "i8"])
+@pytest.mark.parametrize("span", [1, 3, 5, 7])
+def test_going_span_by_span_changes_no_bit(dtype, places, span, monkeypatch):
+    x, data, dy = drawn(131, dtype)
+    indices = INDICES.astype(places)
+    want = cython.csr_linear(x, data, indices, INDPTR), cython.csr_linear_dx(dy, data, indices, INDPTR, COLUMNS)
+    taken = []
+    by_spans = cython_csr.by_spans
+    monkeypatch.setattr(cython_csr, "by_spans", lambda *given: taken.append(given[4]) or by_spans(*given))
+    monkeypatch.setattr(tiles, "span", lambda *given: span)
+    monkeypatch.setattr(tiles, "worth", lambda *given: True)
+    for threads in (1, 2, 5):
+        with parallel.exactly(threads):
+            got = cython.csr_linear(x, data, indices, INDPTR), cython.csr_linear_dx(dy, data, indices, INDPTR, COLUMNS)
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+    assert taken == [-(-COLUMNS // span), -(-ROWS // span)] * 3
 
 
 @BACKENDS
@@ -196,6 +215,15 @@ def test_an_output_that_shares_memory_with_another_array_is_refused():
     def block(name, x=(4, 3), data=(2,), scratch=(160,), out=(4, 2)):  # one block of 8 tokens
         run(name, x, data, scratch, out, settings=(1, 1, 1))
 
+    def spans(x, data, scratch, out):
+        x, data, scratch, out = (np.ones(g) if isinstance(g, tuple) else g for g in (x, data, scratch, out))
+        cut = np.array([0, 1, 1, 2])  # one span
+        parallel.compiled.csr_spans["double", "int64_t"](x, data, ids, cut, 1, 2, scratch, out, 1, 1, 1)
+
+    def transpose(data, values):
+        cursor, cut, rows = np.zeros((1, 3), int), np.zeros(4, int), np.zeros(2, np.int32)
+        parallel.compiled.csr_transpose["double", "int64_t"](data, ids, ptr, 2, cursor, cut, rows, values, 1)
+
     def ddata(dy=(4, 2), x=(4, 3), dyt=(24,), xt=(32,), out=(2,)):
         run("csr_linear_ddata", dy, x, dyt, xt, out, settings=(1, 8, 1))
 
@@ -203,6 +231,7 @@ def test_an_output_that_shares_memory_with_another_array_is_refused():
     block("csr_linear_dx", x=(4, 2), out=(4, 3))
     ddata()
     run("csr_linear_token", (1, 3), (2,), (1, 2))
+    spans((4, 3), (2,), (288,), (4, 2))
     run("csr_linear_dx_token", (1, 2), (2,), (1, 3))
     run("csr_linear_ddata_token", (1, 2), (1, 3), (2,))
     wide = np.ones(200)
@@ -213,6 +242,9 @@ def test_an_output_that_shares_memory_with_another_array_is_refused():
         lambda: block("csr_linear", x=wide[:12].reshape(4, 3), scratch=wide[:160]),
         lambda: block("csr_linear_dx", x=a[:8].reshape(4, 2), out=a[7:19].reshape(4, 3)),
         lambda: block("csr_linear_dx", x=(4, 2), data=wide[:2], scratch=wide[:160], out=(4, 3)),
+        lambda: spans(wide[:12].reshape(4, 3), (2,), (288,), wide[11:19].reshape(4, 2)),
+        lambda: spans((4, 3), wide[:2], (288,), wide[1:9].reshape(4, 2)),
+        lambda: transpose(a[:2], a[1:3]),
         lambda: ddata(dy=a[:8].reshape(4, 2), out=a[7:9]),
         lambda: ddata(x=a[:12].reshape(4, 3), dyt=a[:24]),
         lambda: ddata(x=a[:12].reshape(4, 3), xt=a[:32]),
