@@ -31,6 +31,15 @@ REASONS: dict[str, list[str]] = {
         "pymoe.kernels.reference:nm_mask: xp.argsort(order, axis=1, stable=True) -> xp.argsort(order, stable=True)",
         "pymoe.kernels.reference:weighted_glu_backward: -1 -> 1",
         "pymoe.kernels.reference:weighted_act_backward: -1 -> 1",
+        "pymoe.sparsity.masks.pools:lowest: xp.sort(competing, axis=-1) -> xp.sort(competing)",
+        "pymoe.sparsity.masks.pools:lowest: -1 -> 1",
+        "pymoe.sparsity.masks.pools:lowest: -1 -> 1 #2",
+        "pymoe.sparsity.masks.pools:lowest: -1 -> 1 #3",
+        "pymoe.sparsity.units:_distinct: xp.sort(kept, axis=1) -> xp.sort(kept)",
+        "pymoe.sparsity.experts.scores:keep: np.argsort(-score.reshape(n_group, -1), axis=1, kind='stable') -> np.argsort(-score.reshape(n_group, -1), kind='stable')",
+        "pymoe.storage.nm:from_dense: xp.argsort(xp.astype(groups, xp.int8), axis=1, descending=True, stable=True) -> xp.argsort(xp.astype(groups, xp.int8), descending=True, stable=True)",
+        "pymoe.storage.nm:from_dense: xp.sort(first, axis=1) -> xp.sort(first)",
+        "pymoe.storage.nm:from_dense: xp.take_along_axis(values, position, axis=1) -> xp.take_along_axis(values, position)",
     ],
     "axis 0 is the default of stack and concat": [
         "pymoe.ops._rows:column_sum: xp.concat([blocks, rest], axis=0) -> xp.concat([blocks, rest])",
@@ -49,6 +58,11 @@ REASONS: dict[str, list[str]] = {
         "pymoe.kernels.reference:expand: xp.arange(n, dtype=idx.dtype, device=device(idx)) -> xp.arange(n, device=device(idx))",
         "pymoe.kernels.reference:softmax: xp.arange(x.shape[1], dtype=limit.dtype, device=device(x)) -> xp.arange(x.shape[1], device=device(x))",
         "pymoe.ops.mixture_nll:forward: target = xp.astype(target, xp.int64, copy=False) -> (dropped)",
+        "pymoe.moe.layer:_stored: xp.asarray(cfg.tied, dtype=idx.dtype, device=device(idx)) -> xp.asarray(cfg.tied, device=device(idx))",
+        "pymoe.sparsity.units:as_masks: xp.arange(cfg.d_ff, dtype=kept.dtype, device=device(kept)) -> xp.arange(cfg.d_ff, device=device(kept))",
+        "pymoe.sparsity.experts.naee:exhaustive: np.array(best, dtype=np.int64) -> np.array(best)",
+        "pymoe.sparsity.experts.naee:greedy: np.array(kept, dtype=np.int64) -> np.array(kept)",
+        "pymoe.storage._make:compressed: xp.arange(rows + 1, dtype=places.dtype, device=device(mask)) -> xp.arange(rows + 1, device=device(mask))",
     ],
     "NumPy takes any negative length in reshape for the unknown one, so -2 is -1; array-api-strict refuses it in tests/strict": [
         "pymoe.moe.capacity:_queue: 1 -> 2",
@@ -73,6 +87,26 @@ REASONS: dict[str, list[str]] = {
         "pymoe.sparsity.masks.cutoff:quantile: 1 -> 2",
         "pymoe.sparsity.masks.model_wide:over_model: 1 -> 2",
         "pymoe.sparsity.layerwise:prune: 1 -> 2",
+        "pymoe.sparsity.masks.patterns:nm: 1 -> 2 #2",
+        "pymoe.sparsity.masks.patterns:nm: 1 -> 2 #4",
+        "pymoe.moe.layer:_stored: 1 -> 2",
+        "pymoe.sparsity.masks.structured:blocks: 1 -> 2",
+        "pymoe.sparsity.masks.structured:blocks: 1 -> 2 #2",
+        "pymoe.sparsity.schedule.rigl:update: 1 -> 2 #2",
+        "pymoe.sparsity.schedule.rigl:update: 1 -> 2 #4",
+        "pymoe.sparsity.schedule.rigl:update: 1 -> 2 #6",
+        "pymoe.sparsity.sparsegpt:_lowest: 1 -> 2 #2",
+        "pymoe.sparsity.statistics:observe: 1 -> 2 #2",
+        "pymoe.sparsity.experts.scores:keep: 1 -> 2 #2",
+        "pymoe.sparsity.experts.scores:keep: 1 -> 2 #4",
+        "pymoe.sparsity.experts.naee:_whole: 1 -> 2",
+        "pymoe.sparsity.obs:_least_squares: 1 -> 2",
+        "pymoe.storage.bsr:from_dense: 1 -> 2 #3",
+        "pymoe.storage.csr:from_dense: 1 -> 2",
+        "pymoe.storage.csr:from_dense: 1 -> 2 #3",
+        "pymoe.storage.nm:NM._spread: 1 -> 2 #2",
+        "pymoe.storage.nm:NM.to_scipy: 1 -> 2 #3",
+        "pymoe.storage.nm:NM.to_scipy: 1 -> 2 #5",
     ],
     "a product or a sum over no rows is exactly zero: the branch only saves the call": [
         "pymoe.moe.capacity:keep: if pairs == 0: return xp.zeros(idx.shape, dtype=xp.bool, device=device(idx)) -> if False",
@@ -84,11 +118,16 @@ REASONS: dict[str, list[str]] = {
         "pymoe.kernels.reference:grouped_linear_dx: hi > lo -> hi >= lo",
         "pymoe.kernels.reference:grouped_linear_dw: if hi > lo: dw[e, :, :] = dout[lo:hi, :].T @ a[lo:hi, :] else: dw[e, :, :] = 0 -> if True",
         "pymoe.kernels.reference:grouped_linear_dw: hi > lo -> hi >= lo",
+        "pymoe.sparsity.statistics:_outputs: if hi > lo: out[lo:hi] = h[lo:hi] @ _matrix(w, e).T if cfg.bias: out[l ... (p[down + '_bias'][e, :]) -> if True",
+        "pymoe.sparsity.statistics:_outputs: hi > lo -> hi >= lo",
     ],
     "an array without elements: what it is filled with cannot be seen": [
         "pymoe.moe.capacity:keep: xp.zeros -> xp.ones",
         "pymoe.moe.select.expert_choice:select: xp.zeros -> xp.ones",
         "pymoe.kernels.reference:segment_sum: xp.zeros -> xp.ones #2",
+        "pymoe.sparsity.masks.patterns:nm: xp.ones -> xp.zeros",
+        "pymoe.sparsity.masks.structured:blocks: xp.ones -> xp.zeros",
+        "pymoe.sparsity.sparsegpt:_damped: 0.0 -> 1.0",
     ],
     "the argument is a permutation, without equal entries: any sort of it is stable": [
         "pymoe.kernels.reference:nm_mask: True -> False #2",
@@ -124,6 +163,8 @@ REASONS: dict[str, list[str]] = {
         "pymoe.ops.mixture:backward: 1 -> 0 #3",
         "pymoe.ops.mixture_nll:backward: if n_kept < n: dz = xp.where(kept[None, :, None], dz, xp.zeros_like(dz)) -> if True",
         "pymoe.ops.mixture_nll:backward: n_kept < n -> n_kept <= n",
+        "pymoe.storage._make:scatter: if not (is_numpy(values) or is_cupy(values)): return reference_csr.spread(values, places, n) -> if True",
+        "pymoe.storage._make:scatter: is_numpy(values) or is_cupy(values) -> is_numpy(values) and is_cupy(values)",
     ],
     "the size of a block decides rounding and speed, not the sum; that long sums do not stall is tested in tests/ops": [
         "pymoe.ops._rows:(module): 64 -> 65",
@@ -151,6 +192,7 @@ REASONS: dict[str, list[str]] = {
     ],
     "groups of equal size have the same order by mean and by sum": [
         "pymoe.moe.select.group_limited:select: xp.sum -> xp.mean",
+        "pymoe.sparsity.masks.structured:_norm: xp.sum -> xp.mean",
     ],
     "the last axis is the default of take_along_axis": [
         "pymoe.ops.mixture_nll:forward: xp.take_along_axis(z - m, at, axis=-1) -> xp.take_along_axis(z - m, at)",
@@ -166,6 +208,106 @@ REASONS: dict[str, list[str]] = {
     ],
     "a second copy of the target's column is never read": [
         "pymoe.ops.mixture_nll:forward: 1 -> 2 #4",
+    ],
+    "called for its check of s alone: no group of an empty matrix is counted": [
+        "pymoe.sparsity.masks.structured:blocks: 0 -> 1 #4",
+    ],
+    "repeated along the last axis or flat: in the order of memory it is the same, and the shape is set behind it": [
+        "pymoe.sparsity.masks.structured:blocks: xp.repeat(xp.repeat(kept, r, axis=1), c, axis=2) -> xp.repeat(xp.repeat(kept, r, axis=1), c)",
+    ],
+    "of three axes axis 2 is the last one": [
+        "pymoe.sparsity.masks.structured:blocks: xp.repeat(xp.repeat(kept, r, axis=1), c, axis=2) -> xp.repeat(xp.repeat(kept, r, axis=1), c, axis=-1)",
+        "pymoe.sparsity.units:scores: xp.concat(sizes, axis=2) -> xp.concat(sizes, axis=-1)",
+        "pymoe.sparsity.units:scores: xp.max(whole, axis=2) -> xp.max(whole, axis=-1)",
+        "pymoe.sparsity.units:scores: xp.sum(whole, axis=2) -> xp.sum(whole, axis=-1)",
+        "pymoe.sparsity.units:scores: xp.sum(whole * whole, axis=2) -> xp.sum(whole * whole, axis=-1)",
+        "pymoe.sparsity.units:as_masks: xp.repeat(row[:, :, None], cfg.d_model, axis=2) -> xp.repeat(row[:, :, None], cfg.d_model, axis=-1)",
+    ],
+    "the difference is squared: its sign cannot be seen": [
+        "pymoe.sparsity.pruned:result: w - before -> before - w",
+        "pymoe.sparsity.experts.naee:error: to_numpy(out.y).astype(np.float64) - whole -> whole - to_numpy(out.y).astype(np.float64)",
+    ],
+    "at the boundary both branches give the same number: α/2 (1 + cos π) is 0, and a density of exactly 1 is 1": [
+        "pymoe.sparsity.schedule.rigl:fraction: step >= end -> step > end",
+        "pymoe.sparsity.schedule.rigl:erdos_renyi: epsilon * raw[name] >= 1 -> epsilon * raw[name] > 1",
+    ],
+    "what lies behind the block is not read: the loop and the diagonal end with it": [
+        "pymoe.sparsity.sparsegpt:prune: a:b -> without upper #2",
+        "pymoe.sparsity.sparsegpt:prune: a:b -> without upper #5",
+    ],
+    "with N:M the block only says how lazily columns are updated: the numbers agree to rounding": [
+        "pymoe.sparsity.sparsegpt:_amount: block - block % m -> block % m",
+        "pymoe.sparsity.sparsegpt:_amount: block - block % m -> block % m - block",
+        "pymoe.sparsity.sparsegpt:_amount: block % m -> block",
+    ],
+    "SciPy factorises and solves without rows too (older ones refuse): the branch saves the call": [
+        "pymoe.sparsity.sparsegpt:_upper: if not h.size: return h -> if False",
+        "pymoe.sparsity.obs:_inverse: np.asarray(linalg.cho_solve(linalg.cho_factor(h), np.eye(len(h)))) if h.size else h -> if True",
+        "pymoe.sparsity.obs:_least_squares: if mask.size: patterns, which = np.unique(mask, axis=0, return_inverse ... ix_(kept, kept)], pull).T -> if True",
+        "pymoe.sparsity.obs:_least_squares: if kept.any() and (not kept.all()): pull = h[np.ix_(kept, ~kept)] @ gi ... ix_(kept, kept)], pull).T -> if True",
+        "pymoe.sparsity.obs:_least_squares: kept.any() and (not kept.all()) -> kept.any() or not kept.all()",
+    ],
+    "a + b is b + a in floating point": [
+        "pymoe.sparsity.statistics:add: zip(a, b, strict=True) -> zip(b, a, strict=True)",
+    ],
+    "every row belongs to one expert and is written by it, a later one last": [
+        "pymoe.sparsity.statistics:_outputs: np.zeros -> np.ones",
+        "pymoe.sparsity.statistics:_outputs: lo:hi -> without upper #3",
+        "pymoe.sparsity.obs:optimal: np.zeros -> np.ones",
+    ],
+    "an index from behind: f - F of 2F rows is row F + f": [
+        "pymoe.sparsity.units:cut: kept + cfg.d_ff -> kept - cfg.d_ff",
+    ],
+    "NumPy's take_along_axis broadcasts by itself; array-api-strict in tests/sparsity/test_strict.py does not": [
+        "pymoe.sparsity.units:_take: ids = xp.broadcast_to(ids, shape) -> (dropped)",
+    ],
+    "with groups and tied experts the next line raises, and without groups n_group is 1": [
+        "pymoe.sparsity.experts.naee:_groups: 1 if cfg.tied is not None else cfg.router.n_group -> if False",
+    ],
+    "an expert without tokens has sums of 0: 0 / 1 is 0 in both branches": [
+        "pymoe.sparsity.experts.scores:_mean: count > 0 -> count >= 0",
+    ],
+    "how many supports are looked at in one batch, and in which order einsum multiplies, decides speed and rounding": [
+        "pymoe.sparsity.obs:(module): 4096 -> 4097",
+        "pymoe.sparsity.obs:optimal: np.einsum('fsi,sij,fsj->fs', lost, core, lost, optimize=True) -> np.einsum('fsi,sij,fsj->fs', lost, core, lost)",
+        "pymoe.sparsity.obs:optimal: True -> False",
+    ],
+    "only keeps the division from warning: the quotient is replaced by inf where the weight is gone": [
+        "pymoe.sparsity.obs:greedy: 1.0 -> 2.0",
+    ],
+    "both arguments are the same variable": [
+        "pymoe.sparsity.obs:_least_squares: np.ix_(kept, kept) -> np.ix_(kept, kept)",
+    ],
+    "None is the default of lstsq's rcond since NumPy 2": [
+        "pymoe.sparsity.obs:_solve: np.linalg.lstsq(a, b, rcond=None) -> np.linalg.lstsq(a, b)",
+    ],
+    "a matrix has two axes: -1 and 1 are the same one": [
+        "pymoe.storage.bsr:BSR._linear_dx: -1 -> 1",
+        "pymoe.storage.csr:CSR._linear_dx: -1 -> 1",
+        "pymoe.storage.nm:NM._linear_dx: -1 -> 1",
+    ],
+    "the pieces of a single matrix are made in vain: expert() of it is refused before they are read": [
+        "pymoe.storage.bsr:BSR.__post_init__: if len(self.shape) == 3: object.__setattr__(self, '_pieces', pieces(se ... f.indptr, self.shape[0])) -> if True",
+        "pymoe.storage.csr:CSR.__post_init__: if len(self.shape) == 3: object.__setattr__(self, '_pieces', pieces(se ... f.indptr, self.shape[0])) -> if True",
+    ],
+    "without experts the loop is empty, and of matrices without rows every slice of the indices is": [
+        "pymoe.storage.csr:pieces: 0 -> 1 #2",
+        "pymoe.storage.csr:pieces: 0 -> 1 #3",
+        "pymoe.storage.csr:pieces: 1 -> 2 #2",
+    ],
+    "SciPy reads the size of a block from the data": [
+        "pymoe.storage.bsr:BSR.to_scipy: bsr_array(arrays, shape=self.shape, blocksize=self.block) -> bsr_array(arrays, shape=self.shape)",
+    ],
+    "the way through CSR stores the same blocks, and adds up what stands twice on its own": [
+        "pymoe.storage.bsr:from_scipy: if matrix.format == 'bsr' and tuple(matrix.blocksize) == (r, c): own = ... .tobsr(blocksize=(r, c))) -> if False",
+        "pymoe.storage.bsr:from_scipy: rows.sum_duplicates() -> (dropped)",
+    ],
+    "without columns there is no place to take modulo anything": [
+        "pymoe.storage.nm:NM.to_scipy: 1 -> 0 #4",
+        "pymoe.storage._make:compressed: 1 -> 0 #2",
+    ],
+    "without columns from_dense makes the offsets on its own": [
+        "pymoe.storage._make:compressed: 0 -> 1 #2",
     ],
 }
 

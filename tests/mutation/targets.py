@@ -15,11 +15,17 @@ from pymoe.verify.mutate import Target
 TESTS = Path(__file__).resolve().parents[1]
 # settings, names, and what only draws random numbers or raises: no arithmetic of a forward or a backward
 LEFT_OUT = {"pymoe.moe.config"}
-# tests of a setting or a kind of weight that goes through several modules of the layer
+# tests of a setting or a kind of weight that goes through several modules of the layer, without their slow gradients
 THROUGH = {
-    "test_tied.py": {"grouped", "layer", "parameters", "plan", "router", "experts", "stored"},
-    "test_skip.py": {"layer", "router", "weigh"},
-    "test_stored.py": {"experts", "grouped", "layer", "parameters", "shared", "stored"},
+    "test_tied.py::untied": {"experts", "layer", "parameters", "plan", "router"},
+    "test_tied.py::twice": {"experts", "layer", "plan", "router"},
+    "test_skip.py::loop": {"layer", "router", "weigh"},
+    "test_skip.py::skipp": {"layer", "router", "weigh"},
+    "test_skip.py::threshold": {"router", "weigh"},
+    "test_skip.py::padding": {"router", "weigh"},
+    "test_skip.py::gradients[{}]": {"weigh"},
+    "test_stored.py::dense_layer": {"experts", "layer", "parameters", "shared"},
+    "test_stored.py::all_weights_zero": {"experts", "layer", "shared"},
 }
 
 
@@ -69,8 +75,8 @@ def moe(every: int = 1) -> list[Target]:
     for name in _modules(pymoe.moe):
         if name not in LEFT_OUT:
             short = name.rpartition(".")[2]
-            through = [f"{TESTS}/moe/{file}" for file, modules in THROUGH.items() if short in modules]
-            own = [f for f in _files("moe", f"test_{short}.py") if f not in through]
+            own = _files("moe", f"test_{short}.py")
+            through = [f"{TESTS}/moe/{spec}" for spec, modules in THROUGH.items() if short in modules]
             targets.append(Target(name, (*own, *common, *through), every))
     return targets
 
@@ -79,7 +85,7 @@ def moe(every: int = 1) -> list[Target]:
 JUDGES = {
     "masks": ("test_masks_oracle.py", "test_properties.py"),
     "schedule": ("test_schedule_oracle.py", "test_properties.py"),
-    "experts": ("test_experts_oracle.py", "experts/test_experts.py"),
+    "experts": ("test_experts_oracle.py",),
     "scores": ("test_scores_oracle.py", "test_properties.py"),
     "sparsegpt": ("test_obs_oracle.py",),
     "obs": ("test_obs_oracle.py",),
@@ -89,6 +95,14 @@ JUDGES = {
     "statistics": ("test_experts_oracle.py",),
 }
 
+# the tests of whole experts that are about one module, where all of them take seconds
+OF_EXPERTS = {
+    "cut": ("cut", "dropping", "fit", "groups", "tied"),
+    "naee": ("naee",),
+    "scores": ("keep", "nobody", "scores"),
+    "skipping": ("threshold",),
+}
+
 
 def sparsity(every: int = 1) -> list[Target]:
     """Masks, scores, compensation, schedules, whole experts; and the weights that are stored without their zeros."""
@@ -96,13 +110,17 @@ def sparsity(every: int = 1) -> list[Target]:
     for name in _modules(pymoe.sparsity):
         part, short = name.split(".")[2], name.rpartition(".")[2]
         others = [f"{TESTS}/sparsity/{file}" for file in JUDGES.get(part, ())]
+        if part == "experts":
+            others += [f"{TESTS}/sparsity/experts/test_experts.py::{text}" for text in OF_EXPERTS[short]]
         own = [f"{TESTS}/{'/'.join(name.split('.')[1:-1])}/test_{short}.py"]
         suites = (*(f for f in own if Path(f).exists()), f"{TESTS}/mutation/test_sparsity_gaps.py", *others)
         targets.append(Target(name, suites, every))
+    gaps = f"{TESTS}/mutation/test_sparsity_gaps.py"
     common = [f"{TESTS}/storage/test_{name}.py" for name in ("forms", "weight")]
     for name in _modules(pymoe.storage):
-        own = _files("storage", f"test_{name.rpartition('.')[2].strip('_')}.py")
-        targets.append(Target(name, (*(f for f in own if f not in common), *common), every))
+        short = name.rpartition(".")[2]
+        own = _files("storage", "test_*.py" if short == "_make" else f"test_{short}.py")
+        targets.append(Target(name, (*(f for f in own if f not in common), gaps, *common), every))
     return targets
 
 
@@ -112,3 +130,5 @@ def _modules(package: ModuleType) -> list[str]:
 
 
 GROUPS = {"ops": ops, "kernels": kernels, "moe": moe, "sparsity": sparsity}
+# what the slow run judges: every n-th mutant of a group; all of them take many minutes there, run.py alone does it
+EVERY = {"sparsity": 3}
