@@ -107,6 +107,7 @@ REASONS: dict[str, list[str]] = {
         "pymoe.storage.nm:NM._spread: 1 -> 2 #2",
         "pymoe.storage.nm:NM.to_scipy: 1 -> 2 #3",
         "pymoe.storage.nm:NM.to_scipy: 1 -> 2 #5",
+        "pymoe.kernels.reference_nm:_dense: 1 -> 2",
     ],
     "a product or a sum over no rows is exactly zero: the branch only saves the call": [
         "pymoe.moe.capacity:keep: if pairs == 0: return xp.zeros(idx.shape, dtype=xp.bool, device=device(idx)) -> if False",

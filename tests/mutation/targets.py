@@ -54,7 +54,8 @@ def kernels(every: int = 1) -> list[Target]:
         Target("pymoe.kernels.activations", suites, every),
         Target("pymoe.kernels.reference", suites, every),
         Target("pymoe.kernels.reference_norm", (f"{TESTS}/kernels/test_norm.py",), every),
-        Target("pymoe.kernels.reference_csr", (f"{TESTS}/kernels/test_csr.py",), every),
+        # blocks are spread over a dense array by what CSR spreads entries with
+        Target("pymoe.kernels.reference_csr", tuple(f"{TESTS}/kernels/test_{f}.py" for f in ("csr", "bsr")), every),
         Target("pymoe.kernels.reference_bsr", (f"{TESTS}/kernels/test_bsr.py",), every),
         Target("pymoe.kernels.reference_nm", (f"{TESTS}/kernels/test_nm.py",), every),
     ]
