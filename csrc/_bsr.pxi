@@ -3,7 +3,7 @@
 
 def bsr_linear(
     const T[:, ::1] x, const T[:, :, ::1] data, const int64_t[::1] number, const int64_t[::1] place, const int64_t[::1] ptr,
-    T[::1] scratch, T[:, ::1] y, bint back, int vectors, int parts, int threads
+    T[::1] scratch, T[:, ::1] y, bint back, int vectors, int pieces, int threads
 ):
     """IN x (N, D), data (nb, r, c), and the blocks that meet each output block: ptr, place (nb,), number (nb,) or none;
     OUT y (N, F), scratch: (D + 16) vectors a thread, and 64 bytes.
@@ -22,24 +22,22 @@ def bsr_linear(
     cdef T* po = &y[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int k, pieces = threads // parts
+    cdef Py_ssize_t k
     array[0], array[1], array[2], array[3] = po, ps, px, pw
     size[0], size[1], size[2] = n * f * sizeof(T), scratch.shape[0] * sizeof(T), n * d * sizeof(T)
     size[3] = many * r * c * sizeof(T)
     fresh(array, size, 2, 4)
-    for k in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for k in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = k // pieces, k % pieces
         lo = row_at(pp, outs, many * q // pieces) if q > 0 else 0
         hi = row_at(pp, outs, many * (q + 1) // pieces) if q + 1 < pieces else outs
         if back:
             bsr_blocks(
-                po, aligned(ps) + k * room, px, pw, pn, pl, pp, n, d, f, c, r, <Py_ssize_t> 1, c, vectors, blocks * p // parts,
-                blocks * (p + 1) // parts, lo, hi
+                po, aligned(ps) + threadid() * room, px, pw, pn, pl, pp, n, d, f, c, r, <Py_ssize_t> 1, c, vectors, p, p + 1, lo, hi
             )
         else:
             bsr_blocks(
-                po, aligned(ps) + k * room, px, pw, pn, pl, pp, n, d, f, r, c, c, <Py_ssize_t> 1, vectors, blocks * p // parts,
-                blocks * (p + 1) // parts, lo, hi
+                po, aligned(ps) + threadid() * room, px, pw, pn, pl, pp, n, d, f, r, c, c, <Py_ssize_t> 1, vectors, p, p + 1, lo, hi
             )
 
 
@@ -85,7 +83,7 @@ def bsr_linear_ddata(
     cdef T* po = &ddata[0, 0, 0]
     cdef const void* array[5]
     cdef Py_ssize_t size[5]
-    cdef int k
+    cdef int k, e, cuts = 4 * threads if threads > 1 else 1
     array[0], array[1], array[2], array[3], array[4] = po, &dyp[0], &xp[0], pd, px
     size[0], size[1], size[2] = many * r * c * sizeof(T), dyp.shape[0] * sizeof(T), xp.shape[0] * sizeof(T)
     size[3], size[4] = n * f * sizeof(T), n * d * sizeof(T)
@@ -93,8 +91,8 @@ def bsr_linear_ddata(
     for k in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         pack_panels(qd, pd, n, f, dys * k // threads, dys * (k + 1) // threads)
         pack_panels(qx, px, n, d, xs * k // threads, xs * (k + 1) // threads)
-    for k in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for e in prange(cuts, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         bsr_ddata_rows(
-            po, qd, qx, pi, pp, n, r, c, wide, row_at(pp, outs, many * k // threads) if k > 0 else 0,
-            row_at(pp, outs, many * (k + 1) // threads) if k + 1 < threads else outs
+            po, qd, qx, pi, pp, n, r, c, wide, row_at(pp, outs, many * e // cuts) if e > 0 else 0,
+            row_at(pp, outs, many * (e + 1) // cuts) if e + 1 < cuts else outs
         )

@@ -14,7 +14,7 @@ def csr_sorted(const I[::1] indices, const int64_t[::1] indptr, Py_ssize_t colum
 
 def csr_linear(
     const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[::1] scratch, T[:, ::1] y,
-    int vectors, int parts, int threads
+    int vectors, int pieces, int threads
 ):
     """IN x (N, D), data, indices (nnz,), indptr (F+1,); OUT y (N, F), scratch: (D + 16) vectors a thread, and 64 bytes.
 
@@ -31,14 +31,14 @@ def csr_linear(
     cdef T* po = &y[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int c, pieces = threads // parts
+    cdef Py_ssize_t c
     array[0], array[1], array[2], array[3] = po, ps, px, pw
     size[0], size[1], size[2], size[3] = n * f * sizeof(T), scratch.shape[0] * sizeof(T), n * d * sizeof(T), nnz * sizeof(T)
     fresh(array, size, 2, 4)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = c // pieces, c % pieces
         csr_forward_blocks(
-            po, pi, aligned(ps) + c * room, px, pw, pp, n, d, f, vectors, blocks * p // parts, blocks * (p + 1) // parts,
+            po, pi, aligned(ps) + threadid() * room, px, pw, pp, n, d, f, vectors, p, p + 1,
             row_at(pp, f, nnz * q // pieces) if q > 0 else 0, row_at(pp, f, nnz * (q + 1) // pieces) if q + 1 < pieces else f
         )
 
@@ -56,7 +56,7 @@ def csr_cut(const I[::1] indices, const int64_t[::1] indptr, Py_ssize_t span, in
 
 def csr_spans(
     const T[:, ::1] x, const T[::1] data, const I[::1] indices, const int64_t[::1] cut, Py_ssize_t spans, Py_ssize_t next,
-    T[::1] scratch, T[:, ::1] y, int vectors, int parts, int threads
+    T[::1] scratch, T[:, ::1] y, int vectors, int pieces, int threads
 ):
     """``csr_linear`` span by span: output o has the entries cut[s F + o] to cut[s F + o + next] in span s.
 
@@ -73,16 +73,15 @@ def csr_spans(
     cdef T* po = &y[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int c, pieces = threads // parts
+    cdef Py_ssize_t c
     array[0], array[1], array[2], array[3] = po, ps, px, pw
     size[0], size[1], size[2] = n * f * sizeof(T), scratch.shape[0] * sizeof(T), n * d * sizeof(T)
     size[3] = data.shape[0] * sizeof(T)
     fresh(array, size, 2, 4)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = c // pieces, c % pieces
         csr_span_blocks(
-            po, pi, aligned(ps) + c * room, px, pw, pp, spans, next, n, d, f, vectors, blocks * p // parts,
-            blocks * (p + 1) // parts, f * q // pieces, f * (q + 1) // pieces
+            po, pi, aligned(ps) + threadid() * room, px, pw, pp, spans, next, n, d, f, vectors, p, p + 1, f * q // pieces, f * (q + 1) // pieces
         )
 
 
@@ -109,7 +108,7 @@ def csr_linear_token(
 
 def csr_linear_dx(
     const T[:, ::1] dy, const T[::1] data, const I[::1] indices, const int64_t[::1] indptr, T[::1] scratch, T[:, ::1] dx,
-    int vectors, int parts, int threads
+    int vectors, int pieces, int threads
 ):
     """IN dy (N, F), data, indices (nnz,), indptr (F+1,); OUT dx (N, D), scratch and settings as for ``csr_linear``."""
     cdef Py_ssize_t n = dx.shape[0], d = dx.shape[1], f = dy.shape[1]
@@ -123,15 +122,15 @@ def csr_linear_dx(
     cdef T* po = &dx[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int c, pieces = threads // parts
+    cdef Py_ssize_t c
     array[0], array[1], array[2], array[3] = po, ps, pd, pw
     size[0], size[1], size[2] = n * d * sizeof(T), scratch.shape[0] * sizeof(T), n * f * sizeof(T)
     size[3] = data.shape[0] * sizeof(T)
     fresh(array, size, 2, 4)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = c // pieces, c % pieces
         csr_dx_blocks(
-            po, pi, aligned(ps) + c * room, pd, pw, pp, n, d, f, vectors, blocks * p // parts, blocks * (p + 1) // parts,
+            po, pi, aligned(ps) + threadid() * room, pd, pw, pp, n, d, f, vectors, p, p + 1,
             d * q // pieces, d * (q + 1) // pieces
         )
 
@@ -219,7 +218,7 @@ def csr_linear_ddata(
     cdef T* po = &ddata[0]
     cdef const void* array[5]
     cdef Py_ssize_t size[5]
-    cdef int c
+    cdef int c, k, cuts = 4 * threads if threads > 1 else 1
     array[0], array[1], array[2], array[3], array[4] = po, &dyt[0], &xt[0], pd, px
     size[0], size[1], size[2] = nnz * sizeof(T), dyt.shape[0] * sizeof(T), xt.shape[0] * sizeof(T)
     size[3], size[4] = n * f * sizeof(T), n * d * sizeof(T)
@@ -227,10 +226,10 @@ def csr_linear_ddata(
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         pack_columns(qd, pd, n, f, width, f * c // threads, f * (c + 1) // threads)
         pack_columns(qx, px, n, d, width, d * c // threads, d * (c + 1) // threads)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for k in prange(cuts, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         csr_ddata_rows(
-            po, pi, qd, qx, pp, pieces, vectors, d, f, row_at(pp, f, nnz * c // threads) if c > 0 else 0,
-            row_at(pp, f, nnz * (c + 1) // threads) if c + 1 < threads else f
+            po, pi, qd, qx, pp, pieces, vectors, d, f, row_at(pp, f, nnz * k // cuts) if k > 0 else 0,
+            row_at(pp, f, nnz * (k + 1) // cuts) if k + 1 < cuts else f
         )
 
 

@@ -5,7 +5,7 @@ leaf loops of ``kernels.h``.  Inputs are const.  An output that shares memory wi
 not empty and indices are in range: the door sees to both.  Compiler directives are in setup.py, nowhere else.
 """
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 

@@ -13,7 +13,7 @@ def nm_sorted(const uint8_t[:, ::1] position, int n, int m, int threads):
 
 def nm_linear(
     const T[:, ::1] x, const T[:, ::1] data, const uint8_t[:, ::1] position, int n, int m, Py_ssize_t span, T[::1] scratch,
-    T[:, ::1] y, int vectors, int parts, int threads
+    T[:, ::1] y, int vectors, int pieces, int threads
 ):
     """IN x (N, D), data, position (F, D/m · n); OUT y (N, F), scratch: (D + 32) vectors a thread, and 64 bytes.
 
@@ -29,22 +29,21 @@ def nm_linear(
     cdef T* po = &y[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int c, pieces = threads // parts
+    cdef Py_ssize_t c
     array[0], array[1], array[2], array[3] = po, ps, px, pw
     size[0], size[1], size[2] = tokens * f * sizeof(T), scratch.shape[0] * sizeof(T), tokens * d * sizeof(T)
     size[3] = f * data.shape[1] * sizeof(T)
     fresh(array, size, 2, 4)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = c // pieces, c % pieces
         nm_forward_blocks(
-            po, aligned(ps) + c * room, px, pw, pi, tokens, d, f, n, m, span, vectors, blocks * p // parts,
-            blocks * (p + 1) // parts, f * q // pieces, f * (q + 1) // pieces
+            po, aligned(ps) + threadid() * room, px, pw, pi, tokens, d, f, n, m, span, vectors, p, p + 1, f * q // pieces, f * (q + 1) // pieces
         )
 
 
 def nm_linear_dx(
     const T[:, ::1] dy, const T[:, ::1] data, const uint8_t[:, ::1] position, int n, int m, Py_ssize_t span, T[::1] scratch,
-    T[:, ::1] dx, int vectors, int parts, int threads
+    T[:, ::1] dx, int vectors, int pieces, int threads
 ):
     """IN dy (N, F), data, position (F, D/m · n); OUT dx (N, D), scratch: (F + span m) vectors a thread, and 64 bytes."""
     cdef Py_ssize_t tokens = dx.shape[0], d = dx.shape[1], f = dy.shape[1], groups = d // m
@@ -57,16 +56,15 @@ def nm_linear_dx(
     cdef T* po = &dx[0, 0]
     cdef const void* array[4]
     cdef Py_ssize_t size[4]
-    cdef int c, pieces = threads // parts
+    cdef Py_ssize_t c
     array[0], array[1], array[2], array[3] = po, ps, pd, pw
     size[0], size[1], size[2] = tokens * d * sizeof(T), scratch.shape[0] * sizeof(T), tokens * f * sizeof(T)
     size[3] = f * data.shape[1] * sizeof(T)
     fresh(array, size, 2, 4)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
+    for c in prange(blocks * pieces, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
         p, q = c // pieces, c % pieces
         nm_dx_blocks(
-            po, aligned(ps) + c * room, pd, pw, pi, tokens, d, f, n, m, span, vectors, blocks * p // parts,
-            blocks * (p + 1) // parts, groups * q // pieces, groups * (q + 1) // pieces
+            po, aligned(ps) + threadid() * room, pd, pw, pi, tokens, d, f, n, m, span, vectors, p, p + 1, groups * q // pieces, groups * (q + 1) // pieces
         )
 
 
@@ -125,7 +123,7 @@ def nm_linear_ddata(
     cdef T* po = &ddata[0, 0]
     cdef const void* array[5]
     cdef Py_ssize_t size[5]
-    cdef int c
+    cdef int c, k, cuts = 4 * threads if threads > 1 else 1
     array[0], array[1], array[2], array[3], array[4] = po, &dyt[0], &xt[0], pd, px
     size[0], size[1], size[2] = f * ddata.shape[1] * sizeof(T), dyt.shape[0] * sizeof(T), xt.shape[0] * sizeof(T)
     size[3], size[4] = tokens * f * sizeof(T), tokens * d * sizeof(T)
@@ -133,8 +131,8 @@ def nm_linear_ddata(
     for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
         pack_columns(qd, pd, tokens, f, width, f * c // threads, f * (c + 1) // threads)
         pack_columns(qx, px, tokens, d, width, d * c // threads, d * (c + 1) // threads)
-    for c in prange(threads, nogil=True, num_threads=threads, schedule="static", use_threads_if=threads > 1):
-        nm_ddata_rows(po, qd, qx, pi, pieces, vectors, d, f, n, m, span, f * c // threads, f * (c + 1) // threads)
+    for k in prange(cuts, nogil=True, num_threads=threads, schedule="dynamic", use_threads_if=threads > 1):
+        nm_ddata_rows(po, qd, qx, pi, pieces, vectors, d, f, n, m, span, f * k // cuts, f * (k + 1) // cuts)
 
 
 def nm_linear_ddata_token(

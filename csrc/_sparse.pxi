@@ -1,7 +1,8 @@
 # Part of _cython.pyx: what the linear maps with a sparse weight share.  Structures are in order: the door sees to it.  Where a
 # kernel for one token returns a number, it has looked at the structure on its way: not 0 means that the output is void.
 #
-# Threads are `parts` pieces of the tokens times as many pieces of the rows (or columns) of the output as there are left.
+# The work is cut into more tasks than there are threads, blocks of tokens times `pieces` of the rows (or columns) of the output,
+# and a thread that is done takes the next one: a core that others use too does not hold up the rest.
 
 ctypedef fused I:
     int32_t

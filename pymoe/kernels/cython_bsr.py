@@ -34,11 +34,11 @@ def _product(x: Array, data: Array, lists: tuple[Array, Array, Array], out: Arra
     """Fill ``out``, y or with ``back`` dx; lists: numbers, places and offsets of the blocks that meet each output."""
     dtype, (n, width) = data.dtype, x.shape
     if n == 1:
-        _token[dtype](x, data, *lists, out, back, threads(data.size))
+        _token[dtype](x, data, *lists, out, back, threads(data.size // 4))
         return
-    t = tiles.over_tokens(n, n * data.size, dtype, _MOST)
+    t = tiles.over_tokens(n, data.size, dtype, _MOST)
     scratch = tiles.scratch(t.threads * (width + _ROWS) * t.width, dtype)
-    _linear[dtype](x, data, *lists, scratch, out, back, t.vectors, t.parts, t.threads)
+    _linear[dtype](x, data, *lists, scratch, out, back, t.vectors, t.pieces, t.threads)
 
 
 def bsr_linear(x: Array, data: Array, indices: Array, indptr: Array) -> Array:
@@ -91,5 +91,5 @@ def bsr_linear_ddata(dy: Array, x: Array, indices: Array, indptr: Array, block: 
     panels = (tiles.scratch(n * -(-a.shape[1] // lanes) * lanes, dtype) for a in (dy, x))
     ddata = np.empty((indices.size, r, c), dtype=dtype)
     given = plain(dy, dtype), plain(x, dtype), *structure, *panels, ddata
-    _ddata[dtype](*given, lanes, 2 if tiles.WIDE else 1, threads(n * ddata.size))
+    _ddata[dtype](*given, lanes, 2 if tiles.WIDE else 1, tiles.workers(n, ddata.size))
     return ddata

@@ -53,7 +53,7 @@ def csr_linear(x: Array, data: Array, indices: Array, indptr: Array) -> Array:
 
 def _forward(x: Array, data: Array, places: Array, offsets: Array, y: Array) -> None:
     dtype, (n, width), rows = data.dtype, x.shape, y.shape[1]
-    t = tiles.over_tokens(n, n * data.size, dtype)
+    t = tiles.over_tokens(n, data.size, dtype)
     span = tiles.span(t.width, 1, dtype)
     spans = -(-width // span)
     if n >= _SORTED and tiles.worth(data.size, rows, spans):
@@ -62,13 +62,13 @@ def _forward(x: Array, data: Array, places: Array, offsets: Array, y: Array) -> 
         by_spans(x, data, places, cut.reshape(-1), spans, rows, y, t)
         return
     scratch = tiles.scratch(t.threads * (width + _ROWS) * t.width, dtype)
-    _linear[dtype, places.dtype](x, data, places, offsets, scratch, y, t.vectors, t.parts, t.threads)
+    _linear[dtype, places.dtype](x, data, places, offsets, scratch, y, t.vectors, t.pieces, t.threads)
 
 
 def by_spans(x: Array, data: Array, places: Array, cut: Array, spans: int, step: int, y: Array, t: tiles.Tiles) -> None:
     """Fill y span by span: output o has the entries cut[s F + o] to cut[s F + o + step] in span s."""
     scratch = tiles.scratch(t.threads * (x.shape[1] + 2 * _ROWS) * t.width, data.dtype)
-    _spans[data.dtype, places.dtype](x, data, places, cut, spans, step, scratch, y, t.vectors, t.parts, t.threads)
+    _spans[data.dtype, places.dtype](x, data, places, cut, spans, step, scratch, y, t.vectors, t.pieces, t.threads)
 
 
 def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_columns: int) -> Array:
@@ -89,16 +89,16 @@ def csr_linear_dx(dy: Array, data: Array, indices: Array, indptr: Array, n_colum
     if n >= _SORTED and rows <= np.iinfo(INT32).max:
         _by_columns(*given, dx)
         return dx
-    t = tiles.over_tokens(n, n * data.size, dtype)
+    t = tiles.over_tokens(n, data.size, dtype)
     scratch = tiles.scratch(t.threads * (n_columns + _ROWS) * t.width, dtype)
-    _linear_dx[dtype, places.dtype](*given, scratch, dx, t.vectors, t.parts, t.threads)
+    _linear_dx[dtype, places.dtype](*given, scratch, dx, t.vectors, t.pieces, t.threads)
     return dx
 
 
 def _by_columns(dy: Array, data: Array, places: Array, offsets: Array, dx: Array) -> None:
     """Fill dx as a forward product of the transpose, in whose columns the rows ascend: the sums are the same."""
     dtype, (n, rows), n_columns = data.dtype, dy.shape, dx.shape[1]
-    t = tiles.over_tokens(n, n * data.size, dtype)
+    t = tiles.over_tokens(n, data.size, dtype)
     span = tiles.span(t.width, 1, dtype)
     pieces, workers = -(-rows // span), threads(data.size)
     apart = tiles.worth(data.size, n_columns, pieces)
@@ -113,7 +113,7 @@ def _by_columns(dy: Array, data: Array, places: Array, offsets: Array, dx: Array
         by_spans(dy, values, by_row, cut, pieces, 1, dx, t)
     else:
         scratch = tiles.scratch(t.threads * (rows + _ROWS) * t.width, dtype)
-        _linear[dtype, INT32](dy, values, by_row, cut, scratch, dx, t.vectors, t.parts, t.threads)
+        _linear[dtype, INT32](dy, values, by_row, cut, scratch, dx, t.vectors, t.pieces, t.threads)
 
 
 def csr_linear_ddata(dy: Array, x: Array, indices: Array, indptr: Array) -> Array:
@@ -133,5 +133,5 @@ def csr_linear_ddata(dy: Array, x: Array, indices: Array, indptr: Array) -> Arra
     _ordered(places, offsets, width)
     vectors, tokens, count = tiles.pieces(n, dtype)
     packed = (tiles.scratch(count * size * tokens, dtype) for size in (rows, width))
-    _linear_ddata[dtype, places.dtype](*given, *packed, ddata, vectors, tokens, threads(n * places.size))
+    _linear_ddata[dtype, places.dtype](*given, *packed, ddata, vectors, tokens, tiles.workers(n, places.size))
     return ddata

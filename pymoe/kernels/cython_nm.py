@@ -46,9 +46,9 @@ def nm_linear(x: Array, data: Array, position: Array, m: int) -> Array:
     if tokens == 1:
         _token[dtype](*given, y, False, threads(data.size))
         return y
-    t = tiles.over_tokens(tokens, tokens * data.size, dtype)
+    t = tiles.over_tokens(tokens, data.size, dtype)
     scratch = tiles.scratch(t.threads * (columns + _ROWS) * t.width, dtype)
-    _linear[dtype](*given, tiles.span(t.width, m, dtype), scratch, y, t.vectors, t.parts, t.threads)
+    _linear[dtype](*given, tiles.span(t.width, m, dtype), scratch, y, t.vectors, t.pieces, t.threads)
     return y
 
 
@@ -67,14 +67,14 @@ def nm_linear_dx(dy: Array, data: Array, position: Array, m: int, n_columns: int
     if tokens == 1:
         _token[dtype](*given, dx, True, threads(data.size))
         return dx
-    t = tiles.over_tokens(tokens, tokens * data.size, dtype)
+    t = tiles.over_tokens(tokens, data.size, dtype)
     pieces = -(-rows // tiles.span(t.width, 1, dtype))
     if tokens >= _SORTED and tiles.worth(data.size, n_columns, pieces) and rows <= np.iinfo(INT32).max:
         _by_columns(*given, pieces, dx, t)
         return dx
     span = tiles.span(t.width, m, dtype)
     scratch = tiles.scratch(t.threads * (rows + span * m) * t.width, dtype)
-    _linear_dx[dtype](*given, span, scratch, dx, t.vectors, t.parts, t.threads)
+    _linear_dx[dtype](*given, span, scratch, dx, t.vectors, t.pieces, t.threads)
     return dx
 
 
@@ -103,6 +103,6 @@ def nm_linear_ddata(dy: Array, x: Array, position: Array, m: int) -> Array:
         return ddata
     vectors, width, count = tiles.pieces(x.shape[0], dtype)
     packed = (tiles.scratch(count * a.shape[1] * width, dtype) for a in (dy, x))
-    work = threads(x.shape[0] * ddata.size)
+    work = tiles.workers(x.shape[0], ddata.size)
     _linear_ddata[dtype](*given, tiles.span(width, m, dtype), *packed, ddata, vectors, width, work)
     return ddata

@@ -5,7 +5,6 @@ None of it changes a bit of y or dx.  The pieces of a sum over tokens (ddata) de
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,17 +20,21 @@ _FIRST_CACHE = 16 << 10  # bytes of packed tokens that stay there beside what st
 class Tiles(NamedTuple):
     vectors: int  # vectors of tokens in a block: 1, 2 or 4
     width: int  # tokens of a block
-    parts: int  # pieces of the tokens; the threads of a piece share the rows or columns of the output
+    pieces: int  # of the rows or columns of the output, each a task with each block
     threads: int
 
 
-def over_tokens(n: int, work: int, dtype: np.dtype[Any], most: int = 4) -> Tiles:
-    """Blocks of up to ``most`` vectors of n tokens: as many for one thread as for another, or many."""
-    lanes, wanted = LANES.get(dtype, 1), threads(work)
+def workers(n: int, entries: int) -> int:
+    """Threads for n tokens: a product of vectors is cheaper than the element operations that ``threads`` counts."""
+    return threads(n * entries // 8)
+
+
+def over_tokens(n: int, entries: int, dtype: np.dtype[Any], most: int = 4) -> Tiles:
+    """Blocks of up to ``most`` vectors of n tokens; with several threads at least two tasks for each."""
+    lanes, wanted = LANES.get(dtype, 1), workers(n, entries)
     vectors = next((v for v in (4, 2) if v <= most and n > lanes * (v - v // 2)), 1)
     blocks = -(-n // (lanes * vectors))
-    parts = wanted if blocks >= 4 * wanted else math.gcd(blocks, wanted)
-    return Tiles(vectors, lanes * vectors, parts, wanted)
+    return Tiles(vectors, lanes * vectors, -(-2 * wanted // blocks) if wanted > 1 else 1, wanted)
 
 
 def scratch(numbers: int, dtype: np.dtype[Any]) -> Array:
