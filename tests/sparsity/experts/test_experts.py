@@ -314,3 +314,11 @@ def test_the_threshold_is_the_median_ratio():
         experts.skip_threshold(np.zeros((3, 2)))
     with pytest.raises(ShapeError):
         experts.skip_threshold(np.ones((3, 3)))
+
+
+def test_a_search_says_when_it_has_tried_a_set():
+    cfg, p, x = layers.layer(n_experts=6, k=2)
+    for search, sets in ((experts.naee.exhaustive, math.comb(6, 4)), (experts.naee.greedy, 6 + 5)):
+        seen_sets: list[int] = []
+        search(x, p, cfg, 4, watch=lambda seen_sets=seen_sets: seen_sets.append(1))
+        assert len(seen_sets) == sets
