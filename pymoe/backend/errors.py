@@ -5,6 +5,7 @@ Each class is also the built-in exception a caller would expect, so ``except Val
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 
@@ -56,6 +57,32 @@ def install(extra: str = "") -> str:
     """
     what = f'".[{extra}]"' if extra else "."
     return f"`pip install -e {what}` in the source folder"
+
+
+def check_integer(name: str, n: Any, least: int = 1) -> int:
+    """``n`` as an integer of at least ``least``, else ConfigError; True is none.
+
+    >>> check_integer("k", 0)
+    Traceback (most recent call last):
+        ...
+    pymoe.backend.errors.ConfigError: k must be an integer of at least 1, got 0
+    """
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {n!r}")
+    return int(n)
+
+
+def check_share(name: str, s: Any) -> float:
+    """``s`` as a float in [0, 1], else ConfigError.
+
+    >>> check_share("sparsity", 50)
+    Traceback (most recent call last):
+        ...
+    pymoe.backend.errors.ConfigError: sparsity must be a number in [0, 1], 0.5 for one half, got 50
+    """
+    if isinstance(s, bool) or not isinstance(s, numbers.Real) or not 0 <= float(s) <= 1:  # NaN is in no interval
+        raise ConfigError(f"{name} must be a number in [0, 1], 0.5 for one half, got {s!r}")
+    return float(s)
 
 
 def check_shape(name: str, array: Any, expected: tuple[int | None, ...]) -> None:

@@ -76,7 +76,7 @@ def _inside(args: argparse.Namespace, origin: Source, text: Text | None) -> Merg
         if args.how == "to-dense":
             return surgery.to_dense(origin.p, origin.cfg, text=cal, watch=bar.step)
         assert cal is not None
-        each = [m.n_experts for m in layers.moe_layers(origin.cfg).values()]
+        each = [m.n_stored for m in layers.moe_layers(origin.cfg).values()]
         groups = args.groups if args.groups is not None else max(1, min(each) // 2)
         merged = surgery.experts(
             origin.p, origin.cfg, grouping=args.how, n_groups=groups, text=cal, how=args.average,

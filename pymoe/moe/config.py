@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.kernels.activations import ACTIVATIONS
 
 SCORES = ("softmax", "sigmoid")  # the names of ``score.SCORES``
@@ -22,11 +22,6 @@ SELECTORS = ("topk", "group_limited", "expert_choice")  # of ``select.SELECTORS`
 def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
-
-
-def _integer(name: str, value: int, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ConfigError(f"{name} must be an integer and at least {least}, got {value!r}")
 
 
 def _finite(name: str, value: float, least: float = -math.inf) -> None:
@@ -74,7 +69,7 @@ class Capacity:
 
     def __post_init__(self) -> None:
         _finite("capacity factor", self.factor, 0)
-        _integer("capacity minimum", self.minimum, 0)
+        check_integer("capacity minimum", self.minimum, 0)
         _one_of("capacity rounding", self.rounding, ("floor", "ceil"))
         _one_of("capacity order", self.order, ("token", "choice", "score", "probability"))
         _one_of("capacity renorm", self.renorm, ("before", "after"))
@@ -127,8 +122,8 @@ class RouterConfig:
     nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
-        _integer("n_experts", self.n_experts)
-        _integer("k", self.k)
+        check_integer("n_experts", self.n_experts)
+        check_integer("k", self.k)
         if self.k > self.n_experts:
             raise ConfigError(f"k must not exceed n_experts: got k={self.k}, n_experts={self.n_experts}")
         _rule("score", self.score, SCORES, ("forward", "backward"))
@@ -140,8 +135,8 @@ class RouterConfig:
         _one_of("noise", self.noise, ("none", "learned"))
         _one_of("balance_choices", self.balance_choices, ("all", "first"))
         _one_of("nonfinite", self.nonfinite, ("raise", "propagate"))
-        _integer("n_group", self.n_group)
-        _integer("topk_group", self.topk_group)
+        check_integer("n_group", self.n_group)
+        check_integer("topk_group", self.topk_group)
         if self.n_experts % self.n_group or self.topk_group > self.n_group:
             raise ConfigError(
                 "groups must divide the experts and topk_group must not exceed n_group: "
@@ -165,7 +160,7 @@ class RouterConfig:
                 )
         if self.skip is not None:
             _finite("skip", self.skip, 0)
-        _integer("cv_ddof", self.cv_ddof, 0)
+        check_integer("cv_ddof", self.cv_ddof, 0)
         _finite("cv_eps", self.cv_eps, 0)
         _finite("jitter", self.jitter)
         if self.noise == "learned" and self.k >= self.n_experts and "load" in self.losses:
@@ -215,9 +210,9 @@ class MoEConfig:
     tied: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _integer("d_model", self.d_model)
-        _integer("d_ff", self.d_ff)
-        _integer("d_shared", self.d_shared, 0)
+        check_integer("d_model", self.d_model)
+        check_integer("d_ff", self.d_ff)
+        check_integer("d_shared", self.d_shared, 0)
         _one_of("activation", self.activation, tuple(sorted(ACTIVATIONS)))
         if self.tied is not None:
             self._check_tied(self.tied)
@@ -225,7 +220,7 @@ class MoEConfig:
     def _check_tied(self, tied: Any) -> None:
         ids = tuple(tied)
         for i in ids:
-            _integer("each entry of tied", i, 0)
+            check_integer("each entry of tied", i, 0)
         object.__setattr__(self, "tied", tuple(int(i) for i in ids))
         if len(ids) != self.n_experts or set(ids) != set(range(max(ids) + 1)):
             raise ConfigError(

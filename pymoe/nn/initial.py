@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_integer
 
 DTYPES = "fc"  # real floating, and complex for whoever differentiates by complex step
 
@@ -56,8 +56,7 @@ def check_sizes(where: str, **sizes: int) -> None:
     pymoe.backend.errors.ConfigError: LinearConfig.d_out must be an integer of at least 1, got 0
     """
     for name, n in sizes.items():
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ConfigError(f"{where}.{name} must be an integer of at least 1, got {n!r}")
+        check_integer(f"{where}.{name}", n)
 
 
 def check_std(where: str, **stds: float | None) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import scipy.linalg
 
 from pymoe.backend import namespace, to_numpy
-from pymoe.backend.errors import ConfigError, DataError, DtypeError, check_shape
+from pymoe.backend.errors import ConfigError, DataError, DtypeError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.nn import initial
@@ -43,7 +43,7 @@ def random(rng: np.random.Generator, n_experts: int, d_model: int, *, std: float
            [ 0.002, -0.011,  0.007]])
     """
     initial.check_std("the router", std=std)
-    shape = inputs.integer("n_experts", n_experts), inputs.integer("d_model", d_model)
+    shape = check_integer("n_experts", n_experts), check_integer("d_model", d_model)
     return rng.standard_normal(shape) * std
 
 
@@ -53,7 +53,7 @@ def uniform_random(rng: np.random.Generator, n_experts: int, d_model: int) -> np
     >>> bool((np.abs(uniform_random(np.random.default_rng(0), 5, 16)) <= 0.25).all())
     True
     """
-    shape = inputs.integer("n_experts", n_experts), inputs.integer("d_model", d_model)
+    shape = check_integer("n_experts", n_experts), check_integer("d_model", d_model)
     bound = 1 / math.sqrt(d_model)
     return rng.uniform(-bound, bound, shape)
 

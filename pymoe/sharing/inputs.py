@@ -5,17 +5,15 @@ Surgery copies, averages and ranks weights; one NaN in them would be in every ex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from pymoe.backend import namespace
-from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError, check_shape
+from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.nn.feed_forward import FeedForwardConfig
+from pymoe.sparsity.inputs import place
 
 
 def finite(name: str, a: Array) -> None:
@@ -32,9 +30,9 @@ def finite(name: str, a: Array) -> None:
     bad = ~xp.isfinite(a)
     if bool(xp.any(bad)):
         flat = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int64)))
-        place = tuple(int(i) for i in np.unravel_index(flat, tuple(a.shape)))
         value = xp.reshape(a, (-1,))[flat]
-        raise NonFiniteError(f"{name} is {value} at {place}: surgery would copy it; find the step that made it")
+        at = place(flat, tuple(a.shape))
+        raise NonFiniteError(f"{name} is {value} at {at}: surgery would copy it; find the step that made it")
 
 
 def dense_shapes(cfg: FeedForwardConfig) -> dict[str, tuple[int, ...]]:
@@ -66,24 +64,6 @@ def dense(p: Mapping[str, Any], cfg: FeedForwardConfig) -> None:
         finite(name, p[name])
 
 
-def integer(name: str, n: Any, least: int = 1) -> int:
-    """``n`` as an integer of at least ``least``, else ConfigError.
-
-    >>> integer("n_experts", np.int64(4))
-    4
-    """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {n!r}")
-    return int(n)
-
-
-def share(name: str, r: Any) -> float:
-    """``r`` as a number in [0, 1], else ConfigError."""
-    if isinstance(r, bool) or not isinstance(r, (int, float, np.floating)) or math.isnan(r) or not 0 <= r <= 1:
-        raise ConfigError(f"{name} must be a number in [0, 1], 0.5 for one half, got {r!r}")
-    return float(r)
-
-
 def divided(what: str, f: int, e: int) -> int:
     """f / e where e divides f, else ConfigError that names the counts that would.
 
@@ -92,8 +72,8 @@ def divided(what: str, f: int, e: int) -> int:
         ...
     pymoe.backend.errors.ConfigError: 12 hidden units cannot be dealt out evenly to 5: take a divisor, e.g. 4 or 6
     """
-    integer(what, f)
-    integer("the number of parts", e)
+    check_integer(what, f)
+    check_integer("the number of parts", e)
     if f % e:
         below = max(n for n in range(1, e) if f % n == 0)
         above = min((n for n in range(e + 1, f + 1) if f % n == 0), default=f)

@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import Any
 
 from pymoe.backend import device, namespace, real
-from pymoe.backend.errors import ConfigError, DataError, NonFiniteError, ShapeError, check_shape
+from pymoe.backend.errors import ConfigError, DataError, NonFiniteError, ShapeError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.ops import log_softmax, logsumexp, mixture, softmax
@@ -117,8 +117,8 @@ def cluster_weights(squared: Array, *, temperature: float = 0.1, k: int | None =
     """
     xp = namespace(squared)
     checks.floating("squared", squared)
-    models = inputs.integer("the number of models", int(squared.shape[0]) if squared.ndim else 0)
-    k = models if k is None else inputs.integer("k", k)
+    models = check_integer("the number of models", int(squared.shape[0]) if squared.ndim else 0)
+    k = models if k is None else check_integer("k", k)
     if k > models:
         raise ConfigError(f"k must not exceed the number of models: got k={k} of {models}")
     if not 0 < temperature < float("inf"):
@@ -153,7 +153,8 @@ def stacked_weights(z: Array, targets: Array, *, rounds: int = 1000, tolerance: 
     """λ (M,) that gives held-out targets (N,) the largest likelihood under logits z (M, N, C).
 
     Expectation maximisation, λ <- mean_n r_n, from equal weights: each round raises the likelihood, which is concave in
-    λ, so that the limit is the best there is.  Stops when no weight moves by more than ``tolerance``.
+    λ, so that the limit is the best there is.  Stops when no weight moves by more than ``tolerance``.  A target that no
+    model can say says nothing about the weights and is left out; DataError if there is no other.
 
     >>> import numpy as np
     >>> z = np.log(np.array([[[0.8, 0.2]] * 4, [[0.2, 0.8]] * 4]))
@@ -165,9 +166,14 @@ def stacked_weights(z: Array, targets: Array, *, rounds: int = 1000, tolerance: 
     xp = namespace(z)
     if not z.shape[1]:
         raise DataError("weights cannot be stacked on no held-out targets: give text that no model was trained on")
-    inputs.integer("rounds", rounds)
+    check_integer("rounds", rounds)
     lam = xp.full((int(z.shape[0]),), 1 / int(z.shape[0]), dtype=xp.float64, device=device(z))
     z = xp.astype(z, xp.float64)
+    known = xp.any(responsibilities(z, lam, targets) != 0, axis=0)
+    if not bool(xp.any(known)):
+        raise DataError("no model can say any of the held-out targets: their logits are -inf; give other text")
+    (rows,) = xp.nonzero(known)
+    z, targets = xp.take(z, rows, axis=1), xp.take(targets, rows)
     for _ in range(rounds):
         new = xp.mean(responsibilities(z, lam, targets), axis=1)
         moved = float(xp.max(xp.abs(new - lam)))

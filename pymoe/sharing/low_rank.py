@@ -26,7 +26,7 @@ import numpy as np
 import scipy.linalg
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import ConfigError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.sharing import btx, inputs
 from pymoe.sharing.split.copies import placed
@@ -55,7 +55,7 @@ def factors(experts: Array, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     w = _checked(experts)
     most = min(w.shape[1:])
-    if inputs.integer("rank", rank, 0) > most:
+    if check_integer("rank", rank, 0) > most:
         raise ConfigError(f"rank must be at most min(F, D) = {most}, got {rank}")
     mean = btx.mean(list(w))
     a, b = [], []
@@ -103,5 +103,5 @@ def _checked(experts: Array) -> np.ndarray:
     """(E, F, D) in double precision."""
     check_shape("experts", experts, (None, None, None))
     inputs.finite("experts", experts)
-    inputs.integer("the number of experts", int(experts.shape[0]))
+    check_integer("the number of experts", int(experts.shape[0]))
     return to_numpy(experts).astype(np.float64)

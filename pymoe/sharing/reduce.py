@@ -33,7 +33,7 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
+from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_integer
 from pymoe.sharing import inputs
 from pymoe.sharing.low_rank import signed
 
@@ -95,7 +95,7 @@ def truncated_svd(x: Any, n: int, *, rng: np.random.Generator | None = None) -> 
     x = _checked("x", x)
     sparse = scipy.sparse.issparse(x)
     most = min(x.shape) - int(sparse)
-    if inputs.integer("n", n) > most:
+    if check_integer("n", n) > most:
         more = " of a sparse matrix (all of them: x.toarray())" if sparse else ""
         raise ConfigError(f"n must be at most {most}, the singular values there are{more}; got {n}")
     if sparse:
@@ -126,8 +126,8 @@ def random_projection(
     ((60, 3), [-1.0, 1.0], 61)
     """
     x = _checked("x", x)
-    width = inputs.integer("the width of x", x.shape[1])
-    inputs.integer("n", n)
+    width = check_integer("the width of x", x.shape[1])
+    check_integer("n", n)
     if kind not in KINDS:
         raise ConfigError(f"kind must be one of {KINDS}, got {kind!r}")
     if density is not None and (kind != "li" or not 0 < density <= 1):
@@ -150,7 +150,7 @@ def johnson_lindenstrauss(points: int, eps: float) -> int:
     >>> johnson_lindenstrauss(1000, 0.5), johnson_lindenstrauss(1_000_000, 0.1)
     (332, 11842)
     """
-    inputs.integer("points", points)
+    check_integer("points", points)
     if not (isinstance(eps, (int, float)) and 0 < eps < 1):
         raise ConfigError(f"eps must lie in (0, 1), got {eps!r}")
     return max(1, math.ceil(4 * math.log(points) / (eps**2 / 2 - eps**3 / 3)))

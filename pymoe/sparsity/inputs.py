@@ -1,14 +1,11 @@
-"""What every rule of this part refuses at its door, worded once: integers, NaN, a sparsity that is none."""
+"""What every rule of this part refuses at its door, worded once: integers, NaN, no matrix."""
 
 from __future__ import annotations
-
-import numbers
-from typing import Any
 
 import numpy as np
 
 from pymoe.backend import namespace, real
-from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError
+from pymoe.backend.errors import NonFiniteError, ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 
@@ -43,17 +40,3 @@ def matrices(name: str, w: Array) -> tuple[int, int]:
     if w.ndim < 2:
         raise ShapeError(f"{name} must have shape (..., F, D), a matrix or a stack of them, got {tuple(w.shape)}")
     return int(w.shape[-2]), int(w.shape[-1])
-
-
-def share(name: str, s: Any) -> float:
-    """``s`` as a float in [0, 1], else ConfigError."""
-    if isinstance(s, bool) or not isinstance(s, numbers.Real) or not 0 <= float(s) <= 1:  # NaN is in no interval
-        raise ConfigError(f"{name} must be a number in [0, 1], 0.5 for one half, got {s!r}")
-    return float(s)
-
-
-def positive(name: str, n: Any) -> int:
-    """``n`` as an integer of at least 1, else ConfigError."""
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-        raise ConfigError(f"{name} must be an integer and at least 1, got {n!r}")
-    return int(n)

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pymoe import kernels, moe
+from pymoe import moe
 from pymoe.backend import namespace, to_numpy
 from pymoe.backend.errors import DataError
 from pymoe.backend.namespace import Array
 from pymoe.moe import Draws, MoEConfig
 from pymoe.moe.experts import names
-from pymoe.sparsity import sparsegpt
+from pymoe.sparsity import sparsegpt, statistics
 from pymoe.sparsity.pruned import Pruned
 
 
@@ -96,6 +96,5 @@ def _expert(w: Mapping[str, np.ndarray], x: np.ndarray, cfg: MoEConfig, amount: 
     a = x @ first.w.T
     if up + "_bias" in w:
         a = a + w[up + "_bias"]
-    kernel = kernels.of(a)
-    h = kernel.glu_forward(a, cfg.activation) if cfg.gated else kernel.act_forward(a, cfg.activation)
+    h = statistics.hidden(a, cfg)
     return {up: first, down: sparsegpt.prune(w[down], sparsegpt.hessian(h), **amount)}

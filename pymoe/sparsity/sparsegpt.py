@@ -27,7 +27,7 @@ import numpy as np
 from scipy import linalg
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import ConfigError, DataError, check_shape
+from pymoe.backend.errors import ConfigError, DataError, check_integer, check_shape, check_share
 from pymoe.backend.namespace import Array
 from pymoe.sparsity import inputs
 from pymoe.sparsity.masks import patterns, pools
@@ -154,11 +154,11 @@ def _amount(
     """The checked amount, and the block, with N:M a multiple of m."""
     if (s is None) == (nm is None):
         raise ConfigError(f"give either s, a sparsity, or nm=(n, m): got s={s!r}, nm={nm!r}")
-    block = inputs.positive("block", block)
+    block = check_integer("block", block)
     if nm is not None:
         n, m = patterns.group(*nm, width)
         return None, (n, m), max(m, block - block % m)
-    return inputs.share("sparsity", s), None, block
+    return check_share("sparsity", s), None, block
 
 
 def _damped(h: np.ndarray, damp: float) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pymoe.backend import accumulator, device, namespace
-from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.backend.errors import ConfigError, ShapeError, check_integer
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.moe.config import MoEConfig
@@ -63,7 +63,7 @@ def keep(score: Array, n_keep: int) -> Array:
     array([[1, 2]])
     """
     experts, f = (int(n) for n in score.shape)
-    if inputs.positive("n_keep", n_keep) > f:
+    if check_integer("n_keep", n_keep) > f:
         raise ConfigError(f"n_keep must not exceed the {f} hidden units there are, got {n_keep}")
     kept = pools.keep_highest(inputs.ranked("score", score), n_keep)
     xp = namespace(score)

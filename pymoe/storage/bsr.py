@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pymoe import kernels
 from pymoe.backend import device, namespace, to_numpy
@@ -21,12 +21,11 @@ from pymoe.backend.errors import ConfigError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.storage._make import chosen, compressed, integer, lengths, scatter
-from pymoe.storage.csr import pieces
-from pymoe.storage.weight import Weight
+from pymoe.storage.sparse import Compressed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BSR(Weight):
+class BSR(Compressed):
     """data (nb, r, c), indices (nb,), indptr (rows / r + 1,), shape (..., F, D); rows is the product of all but D.
 
     Blocks that do not divide F and D are a ConfigError; block columns out of order or twice in a row, and offsets that
@@ -37,9 +36,6 @@ class BSR(Weight):
     >>> w.linear(np.array([9.0, 9.0, 1.0, 10.0])), w.nnz
     (array([21., 43.,  0.,  0.]), 4)
     """
-
-    PARTS: ClassVar[tuple[str, ...]] = ("data",)
-    STRUCTURE: ClassVar[tuple[str, ...]] = ("indices", "indptr")
 
     data: Array
     indices: Array
@@ -56,33 +52,19 @@ class BSR(Weight):
         rows = math.prod(self.shape[:-1])
         check_shape("indptr", self.indptr, (rows // r + 1,))
         checks.bsr(self.indices, self.indptr, self.shape[-1], (r, c))
-        if len(self.shape) == 3:
-            object.__setattr__(self, "_pieces", pieces(self.indices, self.indptr, self.shape[0]))
+        self._cut()
 
     @property
     def block(self) -> tuple[int, int]:
         """(r, c)."""
         return int(self.data.shape[1]), int(self.data.shape[2])
 
-    def expert(self, e: int) -> BSR:
-        e = self._index(e)
-        lo, hi, indices, indptr = self.__dict__["_pieces"][e]
-        return self._replaced(data=self.data[lo:hi, :, :], indices=indices, indptr=indptr, shape=self.shape[1:])
-
     def _spread(self, data: Array) -> Array:
-        """Blocks at their places, zeros elsewhere, in the shape of W."""
         xp, (r, c), columns = namespace(data), self.block, self.shape[-1]
         rows, across = math.prod(self.shape[:-1]) // r, columns // c
         places = checks.bsr(self.indices, self.indptr, columns, self.block)
         grid = xp.reshape(scatter(data, places, rows * across), (rows, across, r, c))
         return xp.reshape(xp.permute_dims(grid, (0, 2, 1, 3)), self.shape)
-
-    def dense(self) -> Array:
-        return self._spread(self.data)
-
-    def mask(self) -> Array:
-        xp = namespace(self.data)
-        return self._spread(xp.ones_like(self.data, dtype=xp.bool))
 
     def _linear(self, x: Array) -> Array:
         return kernels.of(x).bsr_linear(x, self.data, self.indices, self.indptr)

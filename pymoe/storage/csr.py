@@ -10,21 +10,21 @@ Source of the form: Eisenstat et al., Yale sparse matrix package, Int. J. Numer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from pymoe import kernels
-from pymoe.backend import device, namespace, to_numpy, tolist
+from pymoe.backend import device, namespace, to_numpy
 from pymoe.backend.errors import ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.storage._make import chosen, compressed, integer, lengths, scatter
-from pymoe.storage.weight import Weight
+from pymoe.storage.sparse import Compressed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CSR(Weight):
+class CSR(Compressed):
     """data (nnz,), indices (nnz,), indptr (rows + 1,), shape (..., F, D); rows is the product of all but D.
 
     Columns out of order or twice in a row, and offsets that do not fit, are a ShapeError; a column outside [0, D) an
@@ -36,9 +36,6 @@ class CSR(Weight):
     >>> w.dparts(np.array([[1.0, 1.0]]), np.array([[1.0, 2.0, 3.0]]))
     {'data': array([1., 3.])}
     """
-
-    PARTS: ClassVar[tuple[str, ...]] = ("data",)
-    STRUCTURE: ClassVar[tuple[str, ...]] = ("indices", "indptr")
 
     data: Array
     indices: Array
@@ -55,25 +52,11 @@ class CSR(Weight):
         rows = int(np.prod(lead))
         check_shape("indptr", self.indptr, (rows + 1,))
         checks.csr(self.indices, self.indptr, columns)
-        if len(self.shape) == 3:
-            object.__setattr__(self, "_pieces", pieces(self.indices, self.indptr, self.shape[0]))
+        self._cut()
 
-    def expert(self, e: int) -> CSR:
-        e = self._index(e)
-        lo, hi, indices, indptr = self.__dict__["_pieces"][e]
-        return self._replaced(data=self.data[lo:hi], indices=indices, indptr=indptr, shape=self.shape[1:])
-
-    def _places(self) -> Array:
-        return checks.csr(self.indices, self.indptr, self.shape[-1])
-
-    def dense(self) -> Array:
-        flat = scatter(self.data, self._places(), self.size)
-        return namespace(flat).reshape(flat, self.shape)
-
-    def mask(self) -> Array:
-        xp = namespace(self.data)
-        flat = scatter(xp.ones_like(self.data, dtype=xp.bool), self._places(), self.size)
-        return xp.reshape(flat, self.shape)
+    def _spread(self, data: Array) -> Array:
+        places = checks.csr(self.indices, self.indptr, self.shape[-1])
+        return namespace(data).reshape(scatter(data, places, self.size), self.shape)
 
     def _linear(self, x: Array) -> Array:
         return kernels.of(x).csr_linear(x, self.data, self.indices, self.indptr)
@@ -95,17 +78,6 @@ class CSR(Weight):
         self._matrix()
         arrays = tuple(to_numpy(a) for a in (self.data, self.indices, self.indptr))
         return csr_array(arrays, shape=self.shape)
-
-
-def pieces(indices: Array, indptr: Array, experts: int) -> tuple[tuple[int, int, Array, Array], ...]:
-    """(first entry, behind the last, indices, indptr) of each matrix of a stack; the offsets start at 0 again."""
-    rows = (int(indptr.shape[0]) - 1) // experts if experts else 0
-    edges = tolist(indptr[::rows]) if rows else [0] * (experts + 1)
-    found = []
-    for e in range(experts):
-        lo, hi = int(edges[e]), int(edges[e + 1])
-        found.append((lo, hi, indices[lo:hi], indptr[e * rows : (e + 1) * rows + 1] - indptr[e * rows]))
-    return tuple(found)
 
 
 def from_dense(w: Array, mask: Array | None = None) -> CSR:

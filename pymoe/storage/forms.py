@@ -11,6 +11,7 @@ from pymoe.storage.bsr import BSR
 from pymoe.storage.csr import CSR
 from pymoe.storage.delta import Delta
 from pymoe.storage.nm import NM
+from pymoe.storage.sparse import Sparse
 from pymoe.storage.weight import Weight
 
 FORMS: dict[str, type[Weight]] = {"csr": CSR, "bsr": BSR, "nm": NM, "delta": Delta}
@@ -59,6 +60,6 @@ def masks(p: Mapping[str, Any], prefix: str = "") -> dict[str, Array]:
     for name, value in p.items():
         if isinstance(value, Mapping):
             found |= masks(value, f"{prefix}{name}.")
-        elif isinstance(value, Weight) and not isinstance(value, Delta):
+        elif isinstance(value, Sparse):
             found[prefix + name] = value.mask()
     return found

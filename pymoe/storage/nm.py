@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 
 from pymoe import kernels
 from pymoe.backend import namespace, to_numpy
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import ConfigError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.storage._make import chosen, lengths, scatter
-from pymoe.storage.weight import Weight
+from pymoe.storage.sparse import Sparse
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NM(Weight):
+class NM(Sparse):
     """data and position (..., F, D/m · n), m, shape (..., F, D); n is data.shape[-1] · m / D.
 
     A width that is no multiple of m is a ConfigError, positions out of order a ShapeError, one outside [0, m) an
@@ -35,7 +35,6 @@ class NM(Weight):
     (array([[0., 5., 7., 0.]]), array([31.]))
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("data",)
     STRUCTURE: ClassVar[tuple[str, ...]] = ("position", "m")
 
     data: Array
@@ -71,13 +70,6 @@ class NM(Weight):
         places = checks.nm(xp.reshape(self.position, flat), self.m, self.shape[-1])
         return xp.reshape(scatter(xp.reshape(data, (-1,)), places, self.size), self.shape)
 
-    def dense(self) -> Array:
-        return self._spread(self.data)
-
-    def mask(self) -> Array:
-        xp = namespace(self.data)
-        return self._spread(xp.ones_like(self.data, dtype=xp.bool))
-
     def _linear(self, x: Array) -> Array:
         return kernels.of(x).nm_linear(x, self.data, self.position, self.m)
 
@@ -105,13 +97,12 @@ class NM(Weight):
 
 def ragged(m: Any, columns: int) -> int:
     """``m`` as an integer that divides the width."""
-    if isinstance(m, bool) or not isinstance(m, numbers.Integral) or m < 1:
-        raise ConfigError(f"m must be an integer and at least 1, got {m!r}")
-    if columns % m:
+    whole = check_integer("m", m)
+    if columns % whole:
         raise ConfigError(
             f"N:M needs a width that is a multiple of m = {m}, got {columns}: the last group would have {columns % m}"
         )
-    return int(m)
+    return whole
 
 
 def from_dense(w: Array, n: int, m: int, mask: Array | None = None) -> NM:

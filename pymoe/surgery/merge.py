@@ -32,7 +32,7 @@ MODELS = ("uniform", *DIFFERENCES, "slerp", "multislerp", "btx")
 class Merged(NamedTuple):
     p: dict[str, Any]
     cfg: LMConfig
-    groups: dict[int, list[int]]  # block -> the group of every router id
+    groups: dict[int, list[int]]  # block -> the group of every stored expert
 
 
 def experts(

@@ -1,4 +1,4 @@
-"""Prune single weights of a model: a score for each, a pattern that chooses among them, masks and new parameters.
+r"""Prune single weights of a model: a score for each, a pattern that chooses among them, masks and new parameters.
 
 A method gives a score (larger = more worth keeping) to every entry of the matrices chosen; a pattern turns scores into
 masks with exactly ⌊s N⌋ pruned entries or groups (``pymoe.sparsity.masks``).  SparseGPT and OBS also move the kept
@@ -9,12 +9,12 @@ pruned blocks before it let through.
 method        score of w_ij                                                                  needs
 ============= ============================================================================== =========================
 random        a uniform draw                                                                 the seed
-magnitude     \\|w\\|                                                                          nothing
-snip          \\|w g\\|, g the mean gradient (arXiv:1810.02340)                                a calibration text
+magnitude     \|w\|                                                                          nothing
+snip          \|w g\|, g the mean gradient (arXiv:1810.02340)                                a calibration text
 taylor        (w g)² (arXiv:1906.10771)                                                      a calibration text
 movement      -Σ_steps w g over steps of training (arXiv:2005.07683)                         a text and ``steps``
-wanda         \\|w\\| ‖x_j‖₂ over the tokens that were routed here (arXiv:2306.11695)           a calibration text
-sparsegpt     w² / [H⁻¹]²_jj of the Cholesky factor, with compensation (arXiv:2301.00774)    a calibration text
+wanda         \|w\| ‖x_j‖₂ over the tokens that were routed here (arXiv:2306.11695)          a calibration text
+sparsegpt     w² / U_jj², UᵀU = H⁻¹, with compensation (arXiv:2301.00774)                    a calibration text
 obs           w² / [H⁻¹]_jj one at a time, with compensation (Hassibi and Stork, NIPS 1992)  a text; small layers
 ============= ============================================================================== =========================
 """

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import namespace, to_numpy, tree
-from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.backend.errors import ConfigError, ShapeError, check_integer, check_share
 from pymoe.backend.namespace import Array
 from pymoe.sparsity import masks as rules
 from pymoe.sparsity.schedule import cubic, lottery, rigl
@@ -76,13 +75,9 @@ class Plan:
             raise ConfigError(f"names must be a tuple of flat names of tensors, at least one, got {self.names!r}")
         object.__setattr__(self, "names", tuple(self.names))
         for name, least in (("changes", 1), ("rewind", 0)):
-            whole = getattr(self, name)
-            if isinstance(whole, bool) or not isinstance(whole, numbers.Integral) or whole < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, got {whole!r}")
+            check_integer(name, getattr(self, name), least)
         for name in ("sparsity", "settled", "alpha"):
-            part = getattr(self, name)
-            if isinstance(part, bool) or not isinstance(part, (int, float)) or not 0 <= part <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {part!r}")
+            check_share(name, getattr(self, name))
         if self.kind == "one_shot" and self.changes != 1:
             raise ConfigError(f"one_shot changes the masks once, got changes={self.changes}: leave it out")
         if self.kind != "lottery" and self.rewind:

@@ -5,6 +5,8 @@ An op module, a layer module, a whole model, a class, a namespace: the checks of
 
 - ``forward(*args, **static) -> (out, cache)``.  Floating-point arrays and trees (nested dicts) among the positional
   arguments are differentiated; integers, booleans, ``None``, configurations and all keywords are passed through.
+  A ``storage.Weight`` among the arrays of a tree is refused, since its values would not be looked at; ``storage.split``
+  shows them, and the dict of templates that it makes is passed through.
 - ``out`` is an array; or has ``.y`` and perhaps ``.losses`` (a dict of scalars); or is a tuple whose floating members
   are the outputs.  Whatever else it carries (``out.routing``) is ignored.
 - ``backward(dy, cache)`` or, with losses, ``backward(dy, cache, {loss: cotangent})`` returns ``(d<first>, rest)`` with
@@ -25,6 +27,7 @@ import numpy as np
 
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError, GradientError
+from pymoe.storage import Weight
 from pymoe.verify import walk
 
 Flat = dict[str, np.ndarray]
@@ -196,6 +199,8 @@ def subject(
         raise ConfigError(f"gradcheck needs something with forward and backward, got {type(target).__name__}")
     names = _names(target.forward, len(args))
     promoted = tuple(_promote(a, dtype) for a in args)
+    for position, a in enumerate(promoted):
+        _no_stored(names[position], a)
     trees = [i for i, a in enumerate(promoted) if _is_tree(a)]
     taken = {names[i] for i, a in enumerate(promoted) if _floating(a)}
     arguments = []
@@ -235,6 +240,17 @@ def _floating(a: Any) -> bool:
 
 def _is_tree(a: Any) -> bool:
     return isinstance(a, Mapping) and any(_floating(leaf) for leaf in tree.flatten(a).values())
+
+
+def _no_stored(name: str, a: Any) -> None:
+    """ConfigError for a stored weight among arrays: no step would reach its values, and the check would pass."""
+    leaves = tree.flatten(a, f"{name}.") if _is_tree(a) else {}
+    stored = [leaf for leaf, value in leaves.items() if isinstance(value, Weight)]
+    if stored:
+        raise ConfigError(
+            f"{', '.join(stored)} is stored as a {type(leaves[stored[0]]).__name__}, whose values are no arrays of the "
+            "tree and would not be checked: give the tree of storage.split, e.g. to pymoe.moe.stored"
+        )
 
 
 def _promote(a: Any, dtype: Any) -> Any:

@@ -19,11 +19,11 @@ from pymoe.moe.select import SELECTORS
 
 BAD_ROUTER: list[tuple[dict[str, Any], str]] = [
     ({"k": 5}, "k must not exceed n_experts: got k=5, n_experts=4"),
-    ({"k": 0}, "k must be an integer and at least 1, got 0"),
+    ({"k": 0}, "k must be an integer of at least 1, got 0"),
     ({"k": -1}, "k must be an integer"),
     ({"k": 2.0}, "k must be an integer"),
     ({"k": True}, "k must be an integer"),
-    ({"n_experts": 0}, "n_experts must be an integer and at least 1, got 0"),
+    ({"n_experts": 0}, "n_experts must be an integer of at least 1, got 0"),
     (
         {"score": "soft"},
         r"score must be one of \('softmax', 'sigmoid'\), or a module with forward and backward, got 'soft'",
@@ -54,7 +54,7 @@ BAD_ROUTER: list[tuple[dict[str, Any], str]] = [
     ({"balance_choices": "second"}, "balance_choices must be one of"),
     ({"noise": "learned", "k": 4, "losses": ("load",)}, "needs k < n_experts"),
     ({"cv_ddof": 4, "losses": ("importance",)}, "cv_ddof must be smaller than n_experts, got 4 and 4"),
-    ({"cv_ddof": -1}, "cv_ddof must be an integer and at least 0"),
+    ({"cv_ddof": -1}, "cv_ddof must be an integer of at least 0"),
     ({"cv_eps": -1.0}, "cv_eps must be a finite number and at least 0"),
     ({"nonfinite": "ignore"}, r"nonfinite must be one of \('raise', 'propagate'\), got 'ignore'"),
     ({"select": "expert_choice", "capacity": Capacity()}, "expert choice has its own capacity"),
@@ -67,16 +67,16 @@ BAD_CAPACITY: list[tuple[dict[str, Any], str]] = [
     ({"factor": -1.0}, "capacity factor must be a finite number and at least 0, got -1.0"),
     ({"factor": float("inf")}, "capacity factor must be a finite number"),
     ({"factor": float("nan")}, "capacity factor"),
-    ({"minimum": -1}, "capacity minimum must be an integer and at least 0, got -1"),
+    ({"minimum": -1}, "capacity minimum must be an integer of at least 0, got -1"),
     ({"minimum": 1.5}, "capacity minimum"),
     ({"rounding": "round"}, "capacity rounding must be one of"),
     ({"order": "random"}, "capacity order must be one of"),
     ({"renorm": "never"}, "capacity renorm must be one of"),
 ]
 BAD_LAYER: list[tuple[dict[str, Any], str]] = [
-    ({"d_model": 0}, "d_model must be an integer and at least 1, got 0"),
+    ({"d_model": 0}, "d_model must be an integer of at least 1, got 0"),
     ({"d_ff": -2}, "d_ff must be an integer"),
-    ({"d_shared": -1}, "d_shared must be an integer and at least 0, got -1"),
+    ({"d_shared": -1}, "d_shared must be an integer of at least 0, got -1"),
     ({"d_shared": 1.5}, "d_shared must be an integer"),
     ({"activation": "swish"}, "activation must be one of"),
 ]

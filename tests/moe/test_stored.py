@@ -232,4 +232,6 @@ def test_what_is_refused() -> None:
         stored.forward(f.x, arrays, f.cfg, {k: v for k, v in templates.items() if k != "experts.down_proj"})
     with pytest.raises(ConfigError, match="dlosses"):
         stored.backward(f.dy, stored.forward(f.x, arrays, f.cfg, templates)[1], 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"p.experts.gate_up_proj, p.experts.down_proj is stored as a CSR"):
+        verify.gradcheck(moe, f.x, f.p, f.cfg)  # it would pass without a look at their values
     assert moe.stored is stored

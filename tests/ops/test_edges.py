@@ -84,7 +84,7 @@ def test_softmax_family_with_masked_entries_has_gradients_exact_to_1e13() -> Non
     for op in (ops.softmax, ops.logsumexp):
         assert verify.gradcheck(op, x).error < 1e-13
     p, _ = ops.softmax.forward(x)
-    assert p[0, 1] == p[2, 4] == 0 and np.allclose(p.sum(-1), 1)
+    assert p[0, 1] == p[2, 4] == 0 and np.allclose(p.sum(-1), 1, rtol=1e-14, atol=0)
     y, cache = ops.log_softmax.forward(x)
     assert y[0, 1] == -np.inf
     dy = RNG(1).standard_normal(x.shape) * np.isfinite(x)  # nothing looks at log 0
@@ -333,6 +333,22 @@ def test_what_no_model_can_say_costs_infinitely_much_and_teaches_nothing() -> No
     loss, cache = ops.mixture_nll.forward(z, np.array([0.5, 0.5]), np.array([0]))
     dz, rest = ops.mixture_nll.backward(1.0, cache)
     assert loss == np.inf and not dz.any() and not rest["weight"].any()
+
+
+def test_a_model_that_can_say_nothing_leaves_the_word_to_the_others() -> None:
+    """All its logits are -inf; the loss and both gradients are those of the mixture with p_0 = 0."""
+    z, weight, y = RNG(0).standard_normal((3, 2, 5)), np.array([0.2, 0.3, 0.5]), np.array([4, 0])
+    z[0, 1] = -np.inf
+    loss, cache = ops.mixture_nll.forward(z, weight, y)
+    p = np.exp(z) / np.exp(np.where(np.isinf(z), 0, z)).sum(-1, keepdims=True)
+    said = weight @ p[:, [0, 1], y]
+    assert abs(loss + np.log(said).mean()) <= 16 * U64
+    dz, rest = ops.mixture_nll.backward(1.0, cache)
+    assert not dz[0, 1].any() and distance(rest["weight"], -(p[:, [0, 1], y] / said).mean(1)) <= 16 * U64
+    r = (weight[:, None] * p[:, [0, 1], y] / said)[:, :, None]
+    assert distance(dz, r * (p - (np.arange(5) == y[:, None])) / 2) <= 16 * U64
+    loss, cache = ops.mixture_nll.forward(z[:1], np.ones(1), y)
+    assert loss == np.inf and not ops.mixture_nll.backward(1.0, cache)[0][0, 1].any()
 
 
 def test_an_ignored_row_of_a_mixture_may_hold_nan() -> None:

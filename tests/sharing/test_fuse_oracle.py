@@ -82,7 +82,7 @@ def test_regmean_solves_the_normal_equations(alpha, n):
         if alpha == 1.0 and n > 1:  # the same as stacked least squares: Σ ‖X_i Wᵀ - X_i W_iᵀ‖² is what it minimises
             y = np.concatenate([x @ w.T for x, w in zip(xs, weights, strict=True)])
             least, *_ = np.linalg.lstsq(np.concatenate(xs), y, rcond=None)
-            assert close(got, least.T, 1e-12)
+            assert close(got, least.T, 1e-13)
         if n > 1 and d > 1:
             assert not close(got, average_loops.regmean(weights, grams, alpha + 0.05), 1e-6)  # control
 
@@ -168,11 +168,11 @@ def test_dare(rate):
     agree(linear, average_loops.arithmetic(base, thinned, (0.5, 2, 1), 0.75))
     voted = dare.merge(base, tuned, masks, rate=rate, weights=(0.5, 2, 1), scale=0.75, elect=True)
     want = average_loops.elected(base, [t - base for t in thinned], (0.5, 2, 1), 0.75)
-    assert close(voted, want, 1e-12)  # the differences are rounded twice on their way here
+    assert close(voted, want, 1e-13)  # the differences are rounded twice on their way here
     if rate:
         mean = np.mean([dare.drop(RNG(s), delta[:2], rate)[0] for s in range(2000)], axis=0)
         spread = np.abs(delta[:2]) * math.sqrt(rate / (1 - rate) / 2000)
-        assert np.all(np.abs(mean - delta[:2]) <= 5 * spread + 1e-12)
+        assert np.all(np.abs(mean - delta[:2]) <= 5 * spread + 1e-13)
         assert not close(got, delta * mask, 1e-3)  # control: not rescaled
 
 

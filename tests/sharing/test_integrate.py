@@ -128,7 +128,17 @@ def test_stacked_weights_are_the_best_there_are(seed: int) -> None:
     assert -np.log(lam @ said).mean() <= best.fun + 1e-7
 
 
+def test_a_target_that_no_model_can_say_has_no_say_in_the_weights() -> None:
+    z, y = np.random.default_rng(0).standard_normal((3, 9, 4)), np.arange(9) % 4
+    wanted = integrate.stacked_weights(z, y)
+    more = np.concatenate([z, np.zeros((3, 1, 4))], axis=1)
+    more[:, 9, 2] = -np.inf
+    assert (integrate.stacked_weights(more, np.append(y, 2)) == wanted).all()
+    assert (integrate.stacked_weights(more, np.append(y, 1)) != wanted).any()
+
+
 P = np.array([[0.9, 0.1], [0.8, 0.2]])
+SILENT = np.array([[[0.0, -np.inf]], [[0.0, -np.inf]]])
 
 
 @pytest.mark.parametrize(
@@ -153,6 +163,7 @@ P = np.array([[0.9, 0.1], [0.8, 0.2]])
         (lambda: integrate.cluster_weights(np.ones((0, 2))), ConfigError, "number of models"),
         (lambda: integrate.responsibilities(np.log(P), None, np.array(2)), IndexRangeError, "targets"),
         (lambda: integrate.stacked_weights(np.ones((2, 0, 3)), np.zeros(0, int)), DataError, "no held-out"),
+        (lambda: integrate.stacked_weights(SILENT, np.array([1])), DataError, "no model can say any"),
     ],
 )
 def test_what_is_refused(call: Any, error: type[Exception], says: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pymoe.backend.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
+from pymoe.backend.errors import ConfigError, DtypeError, NonFiniteError, ShapeError, check_integer, check_share
 from pymoe.sparsity import inputs
 
 
@@ -33,12 +33,12 @@ def test_matrices_need_two_axes():
 
 
 def test_shares_and_counts():
-    assert inputs.share("s", 0) == 0.0 and inputs.share("s", np.float32(1)) == 1.0
-    assert type(inputs.share("s", 1)) is float and type(inputs.positive("n", np.int64(3))) is int
+    assert check_share("s", 0) == 0.0 and check_share("s", np.float32(1)) == 1.0
+    assert type(check_share("s", 1)) is float and type(check_integer("n", np.int64(3))) is int
     for s in (-1e-9, 1.0000001, float("nan"), True, "1", None):
         with pytest.raises(ConfigError, match=r"s must be a number in \[0, 1\]"):
-            inputs.share("s", s)
-    assert inputs.positive("n", 1) == 1
+            check_share("s", s)
+    assert check_integer("n", 1) == 1
     for n in (0, -1, 1.0, True, None):
-        with pytest.raises(ConfigError, match="n must be an integer and at least 1"):
-            inputs.positive("n", n)
+        with pytest.raises(ConfigError, match="n must be an integer of at least 1"):
+            check_integer("n", n)

@@ -18,7 +18,7 @@ def problem(f, d, t, seed=0):
     return normal(f, d, seed=seed), x, frozen(sparsegpt.hessian(x))
 
 
-def close(got, want, tolerance=1e-12):
+def close(got, want, tolerance=1e-13):
     return np.max(np.abs(got - want), initial=0.0) <= tolerance * max(np.max(np.abs(want), initial=0.0), 1.0)
 
 
@@ -96,14 +96,16 @@ def test_refit():
         v, _ = fitted(w[f], x, np.flatnonzero(mask[f]))
         assert close(done.w[f], v)
     assert np.array_equal(done.w[4], w[4]) and not done.w[5].any() and np.array_equal(done.mask, mask)
-    assert np.isclose(done.error, sum(fitted(w[f], x, np.flatnonzero(mask[f]))[1] for f in range(6)), rtol=1e-12)
+    assert np.isclose(
+        done.error, sum(fitted(w[f], x, np.flatnonzero(mask[f]))[1] for f in range(6)), rtol=1e-13, atol=0
+    )
 
 
 def test_refit_with_fewer_tokens_than_inputs_takes_the_smallest_change():
     w, x, h = problem(2, 6, 3)
     mask = frozen([[True, True, True, True, True, False]] * 2)
     done = obs.refit(w, h, mask)
-    assert done.error < 1e-12  # three tokens are fitted exactly by five inputs
+    assert done.error < 1e-13  # three tokens are fitted exactly by five inputs
     pull = -x[:, 5:] @ w[:, 5:].T
     want = np.linalg.lstsq(x[:, :5], -pull, rcond=None)[0].T  # minimum norm of the change
     assert close(done.w[:, :5] - w[:, :5], want, 1e-8)
@@ -115,14 +117,17 @@ def test_the_order_of_the_methods_that_is_certain():
         n = 1 + seed % 6
         w, _, h = problem(2, 7, 20, seed)
         best, greedy = obs.optimal(w, h, n), obs.greedy(w, h, n)
-        assert best.error <= greedy.error * (1 + 1e-12)
+        assert best.error <= greedy.error * (1 + 1e-13)
         for mask in (greedy.mask, masks.by_score(np.abs(w), n / 7 + 1e-9, by="row")):
             assert mask.sum() == best.mask.sum()
             refit = obs.refit(w, h, mask).error
             delta = np.where(mask, 0.0, -w)
-            assert best.error <= refit * (1 + 1e-12)
-            assert refit <= np.einsum("fi,ij,fj->", delta, h, delta) * (1 + 1e-12)
-        assert np.isclose(obs.refit(w, h, greedy.mask).error, greedy.error, rtol=1e-10)
+            assert best.error <= refit * (1 + 1e-13)
+            assert refit <= np.einsum("fi,ij,fj->", delta, h, delta) * (1 + 1e-13)
+        again = obs.refit(w, h, greedy.mask)
+        delta = np.abs(again.w - w)
+        terms = np.einsum("fi,ij,fj->", delta, np.abs(h), delta)  # the error is their sum with signs, and may be tiny
+        assert abs(again.error - greedy.error) <= 1e-14 * terms
 
 
 def factors(t, d, seed):
@@ -155,7 +160,7 @@ def told(found, record_property):
     for name, r in found.items():
         record_property(name, f"mean {r.mean():.3f}, worst {r.max():.3f}")
         print(f"{name:20s} error over the optimum: mean {r.mean():.3f}, worst {r.max():.3f}")
-        assert r.min() >= 1 - 1e-10, "nothing is better than the optimum"
+        assert r.min() >= 1 - 1e-13, "nothing is better than the optimum"
     return {name: r.mean() for name, r in found.items()}
 
 

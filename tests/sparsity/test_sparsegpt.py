@@ -30,7 +30,7 @@ def alike(w, h, *args, **kwargs):
     fast, slow = sparsegpt.prune(w, h, *args, **kwargs), sparsegpt.reference(w, h, *args, **kwargs)
     assert np.array_equal(fast.mask, slow.mask) and fast.mask.dtype == bool
     assert close(fast.w, slow.w) and fast.w.dtype == slow.w.dtype == w.dtype
-    assert close(np.array(fast.error), np.array(slow.error), 1e-12) and type(fast.error) is float
+    assert close(np.array(fast.error), np.array(slow.error), 1e-13) and type(fast.error) is float
     assert not np.any(fast.w[~fast.mask])
     return fast
 
@@ -74,7 +74,7 @@ def test_n_of_m(nm, block):
     done = alike(w, h, nm=nm, block=block)
     assert np.all(np.sum(done.mask.reshape(5, -1, nm[1]), axis=2) == nm[0])
     assert np.array_equal(done.mask, sparsegpt.prune(w, h, nm=nm).mask)  # the block is a matter of time only
-    assert close(done.w, sparsegpt.prune(w, h, nm=nm).w, 1e-12)
+    assert close(done.w, sparsegpt.prune(w, h, nm=nm).w, 1e-13)
 
 
 def test_the_default_block_is_128_and_the_default_damp_a_hundredth():
@@ -95,7 +95,7 @@ def test_damping_is_a_share_of_the_mean_diagonal(rule):
     assert np.array_equal(got.mask, want.mask) and close(got.w, want.w)
     assert got.error != want.error  # the error is that of the given h, not of the damped one
     delta = got.w - w
-    assert np.isclose(got.error, np.einsum("fi,ij,fj->", delta, h, delta), rtol=1e-12)
+    assert np.isclose(got.error, np.einsum("fi,ij,fj->", delta, h, delta), rtol=1e-13, atol=0)
 
 
 @BOTH
@@ -110,7 +110,7 @@ def test_dead_inputs(rule):
     part = h[np.ix_(alive, alive)]
     damp = 0.01 * (np.trace(part) + 1) / 6 / (np.trace(part) / 5)
     sub = rule(w[:, alive], part, 0.4, damp=damp)  # 9 of 18 entries go, 3 of them dead: 6 of 15
-    assert np.array_equal(done.mask[:, alive], sub.mask) and close(done.w[:, alive], sub.w, 1e-12)
+    assert np.array_equal(done.mask[:, alive], sub.mask) and close(done.w[:, alive], sub.w, 1e-13)
     kept = rule(w, h, 0.0)
     assert not kept.w[:, 2].any() and kept.mask.all()  # zero, whatever the mask says
     assert np.array_equal(kept.w[:, alive], w[:, alive]) and kept.error == 0.0
@@ -154,7 +154,7 @@ def test_p1_p2_and_the_twins_on_any_weights(w, s, t):
     if t > d + 3:
         slow = sparsegpt.reference(w, h, s)
         assert np.array_equal(done.mask, slow.mask)
-        assert close(done.w.astype("f8"), slow.w.astype("f8"), 2.0**-20 if w.dtype == np.float32 else 1e-11)
+        assert close(done.w.astype("f8"), slow.w.astype("f8"), 2.0**-20 if w.dtype == np.float32 else 1e-13)
 
 
 def test_it_is_never_better_than_its_mask_refitted_and_mostly_better_than_its_mask_alone():
@@ -164,7 +164,7 @@ def test_it_is_never_better_than_its_mask_refitted_and_mostly_better_than_its_ma
         x = rng.standard_normal((64, 8)) + rng.standard_normal((64, 2)) @ rng.standard_normal((2, 8))
         w, h = normal(4, 8, seed=seed), frozen(sparsegpt.hessian(x))
         done = sparsegpt.prune(w, h, 0.5, damp=0.0)
-        assert obs.refit(w, h, done.mask).error <= done.error * (1 + 1e-12)
+        assert obs.refit(w, h, done.mask).error <= done.error * (1 + 1e-13)
         delta = np.where(done.mask, 0.0, -w)
         gain.append(np.einsum("fi,ij,fj->", delta, h, delta) / done.error)
     assert np.mean(gain) > 1.3 and np.min(gain) < 1  # not on every layer: test_obs.py has whole families of others
@@ -188,7 +188,7 @@ def test_refusals(rule):
         rule(w, h, 1.5)
     with pytest.raises(ConfigError, match="a tail of 1 is left with m = 3"):
         rule(w, h, nm=(2, 3))
-    with pytest.raises(ConfigError, match="block must be an integer and at least 1, got 0"):
+    with pytest.raises(ConfigError, match="block must be an integer of at least 1, got 0"):
         rule(w, h, 0.5, block=0)
     for damp in (-0.1, np.nan, np.inf):
         with pytest.raises(ConfigError, match="damp must be a finite number and not negative"):

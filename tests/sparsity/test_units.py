@@ -149,7 +149,7 @@ def test_refusals():
         units.scores(broken, biased)
     with pytest.raises(ConfigError, match="n_keep must not exceed the 6 hidden units there are, got 7"):
         units.keep(score, 7)
-    with pytest.raises(ConfigError, match="n_keep must be an integer and at least 1"):
+    with pytest.raises(ConfigError, match="n_keep must be an integer of at least 1"):
         units.keep(score, 0)
     for rule in (lambda kept: units.cut(p, cfg, kept), lambda kept: units.as_masks(kept, cfg)):
         with pytest.raises(ShapeError, match=r"kept must have shape \(3, F'\).*got \(2, 1\)"):

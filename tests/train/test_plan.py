@@ -208,14 +208,14 @@ def test_what_was_pruned_before_stays_and_other_masks_too():
     [
         ({"kind": "magic"}, "kind must be one of"),
         ({"share": "mine"}, "share must be one of"),
-        ({"sparsity": 1.1}, r"sparsity must lie in \[0, 1\], got 1.1"),
-        ({"sparsity": float("nan")}, "sparsity must lie in"),
+        ({"sparsity": 1.1}, r"sparsity must be a number in \[0, 1\].*got 1.1"),
+        ({"sparsity": float("nan")}, "sparsity must be a number"),
         ({"changes": 0}, "changes must be an integer of at least 1"),
         ({"names": ()}, "at least one"),
         ({"names": UP}, "must be a tuple"),
         ({"rewind": 2}, "only the lottery"),
         ({"kind": "one_shot", "changes": 2}, "changes the masks once"),
-        ({"alpha": -0.1}, "alpha must lie"),
+        ({"alpha": -0.1}, "alpha must be a number"),
     ],
 )
 def test_plans_that_make_no_sense(change, message):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, NonFiniteError
+from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.sharing.fuse import experts as single
 from pymoe.sharing.split.copies import placed
@@ -48,12 +48,7 @@ def added(base: Array, start: np.ndarray, total: np.ndarray) -> Array:
 
 def factors(weights: Any, n: int) -> np.ndarray:
     """(n,) finite factors, 1 each unless given."""
-    w = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-    if w.shape != (n,):
-        raise ConfigError(f"weights must be {n} numbers, one for each tuned tensor, got shape {w.shape}")
-    if not np.isfinite(w).all():
-        raise NonFiniteError(f"weights must be finite, got {w.tolist()}")
-    return w
+    return np.ones(n) if weights is None else single.numbers(weights, n)
 
 
 def number(name: str, value: Any) -> float:

@@ -32,9 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import ConfigError, check_shape, check_share
 from pymoe.backend.namespace import Array
-from pymoe.sharing import inputs
 from pymoe.sharing.fuse import experts as single
 from pymoe.sharing.split.copies import placed
 
@@ -80,7 +79,7 @@ def fisher(
     single.alike(experts)
     single.alike(fishers, "Fisher information")
     single.alike([experts[0], fishers[0]], "expert or Fisher information")
-    eps = inputs.share("eps", eps)
+    eps = check_share("eps", eps)
     s = single.shares(np.ones(len(experts)) if weights is None else weights, len(experts))
     if len(fishers) != len(experts):
         raise ConfigError(f"one Fisher information for each expert: got {len(experts)} experts, {len(fishers)} of them")
@@ -109,7 +108,7 @@ def regmean(weights: Sequence[Array], grams: Sequence[Array], alpha: float = 0.9
     >>> regmean(w, [np.diag([1.0, 0.0]), np.diag([1.0, 2.0])])  # the second input was seen by the second expert alone
     array([[2., 4.]])
     """
-    alpha = inputs.share("alpha", alpha)
+    alpha = check_share("alpha", alpha)
     if len(weights) != len(grams):
         raise ConfigError(f"one Gram matrix for each weight: got {len(weights)} and {len(grams)}")
     single.alike([{"weight": w} for w in weights])

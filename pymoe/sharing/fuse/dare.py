@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import to_numpy, unit_roundoff
-from pymoe.backend.errors import ConfigError, DtypeError, check_shape
+from pymoe.backend.errors import ConfigError, DtypeError, check_shape, check_share
 from pymoe.backend.namespace import Array
-from pymoe.sharing import inputs
 from pymoe.sharing.fuse import arithmetic, ties
 from pymoe.sharing.fuse import experts as single
 from pymoe.sharing.split.copies import placed
@@ -73,8 +72,7 @@ def merge(
         raise ConfigError(f"one mask for each tuned tensor: got {len(deltas)} tensors and {len(masks)} masks")
     thin = [_thinned(d, m, rate) for d, m in zip(deltas, masks, strict=True)]
     if elect:
-        u = unit_roundoff(base) / (1 - rate)
-        noise = [2 * u * (np.abs(start + d) + np.abs(start)) for d in deltas]
+        noise = ties.rounding(start, deltas, unit_roundoff(base) / (1 - rate))
         total = ties.elected_mean(thin, ties.positive(weights, len(thin)), noise)
     else:
         total = np.zeros_like(start)
@@ -92,7 +90,7 @@ def _thinned(delta: np.ndarray, mask: Any, rate: float) -> np.ndarray:
 
 
 def _rate(rate: float) -> float:
-    p = inputs.share("rate", rate)
+    p = check_share("rate", rate)
     if p == 1:
         raise ConfigError("rate is the share that is dropped; at 1 nothing is left to rescale: take less than 1")
     return p

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import ConfigError, NonFiniteError
+from pymoe.backend.errors import ConfigError
 from pymoe.moe import MoEConfig, parameters
 from pymoe.moe.experts import names
 from pymoe.nn.feed_forward import FeedForwardConfig
@@ -64,18 +64,18 @@ def to_dense(
     experts = single.unstacked(p["experts"])
     ids = np.ones(cfg.n_stored) if cfg.tied is None else np.bincount(cfg.tied, minlength=cfg.n_stored).astype(float)
     if how == "average":
-        w = ids if weights is None else _weights(weights, cfg.n_stored)
+        w = ids if weights is None else single.numbers(weights, cfg.n_stored)
         w = w if w.any() else ids
         one = _average(experts, w, align)
         factor = cfg.router.scale if scale is None else arithmetic.number("scale", scale)
         parts, gates = [one], [factor]
     else:
-        w = ids if weights is None else _weights(weights, cfg.n_stored)
+        w = ids if weights is None else single.numbers(weights, cfg.n_stored)
         factor = 1.0 if scale is None else arithmetic.number("scale", scale)
         parts, gates = experts, [factor * float(g) for g in w]
     if cfg.d_shared:
         parts, gates = (
-            [*parts, {n: single.read("shared." + n, _whole(a)) for n, a in p["shared"].items()}],
+            [*parts, {n: single.read("shared." + n, single.whole(a)) for n, a in p["shared"].items()}],
             [*gates, 1.0],
         )
     dense = side_by_side(parts, gates)
@@ -110,16 +110,3 @@ def _average(experts: list[One], w: np.ndarray, align: bool) -> One:
     if align:
         experts = [e if e is head else alignment.apply(e, alignment.permutation(head, e)) for e in experts]
     return average.weighted(experts, w)
-
-
-def _weights(weights: Any, n: int) -> np.ndarray:
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != (n,):
-        raise ConfigError(f"weights must be one number for each of the {n} stored experts, got shape {w.shape}")
-    if not np.isfinite(w).all():
-        raise NonFiniteError(f"weights must be finite, got {w.tolist()}")
-    return w
-
-
-def _whole(a: Any) -> Any:
-    return a.dense() if hasattr(a, "dense") else a

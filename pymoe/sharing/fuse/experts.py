@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError, check_shape
+from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe.experts import names
 from pymoe.sharing import inputs
 from pymoe.sharing.split.copies import placed
+from pymoe.storage import Weight
 
 Expert = Mapping[str, Array]
 
@@ -69,11 +70,11 @@ def width(expert: Expert) -> int:
 
 def unstacked(stack: Mapping[str, Any], what: str = "experts.") -> list[dict[str, np.ndarray]]:
     """The experts of a layer, {name: (G, ...)} -> G dicts of float64 arrays; a ``storage.Weight`` is made dense."""
-    whole = {name: read(what + name, a.dense() if hasattr(a, "dense") else a) for name, a in stack.items()}
-    count = {len(a) for a in whole.values()}
+    full = {name: read(what + name, whole(a)) for name, a in stack.items()}
+    count = {len(a) for a in full.values()}
     if len(count) != 1:
         raise ShapeError(f"every array of a stack needs the same number of experts, got {sorted(count)}")
-    return [{name: a[e] for name, a in whole.items()} for e in range(count.pop())]
+    return [{name: a[e] for name, a in full.items()} for e in range(count.pop())]
 
 
 def stacked(experts: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,9 +82,24 @@ def stacked(experts: Sequence[Mapping[str, np.ndarray]], like: Mapping[str, Any]
     return {name: placed(np.stack([e[name] for e in experts]), model(a)) for name, a in like.items()}
 
 
+def whole(a: Any) -> Array:
+    """The array itself; a ``storage.Weight`` made dense."""
+    return a.dense() if isinstance(a, Weight) else a
+
+
 def model(a: Any) -> Array:
     """An array that has the dtype and the library of ``a``: a ``storage.Weight`` is seen through its parts."""
-    return next(iter(a.parts().values())) if hasattr(a, "parts") else a
+    return next(iter(a.parts().values())) if isinstance(a, Weight) else a
+
+
+def numbers(values: Any, n: int, what: str = "weights") -> np.ndarray:
+    """(n,) finite float64 numbers: ConfigError for another shape, NonFiniteError for NaN or infinity."""
+    w = np.asarray(values, dtype=np.float64)
+    if w.shape != (n,):
+        raise ConfigError(f"{what} must be {n} numbers, one for each that is merged, got shape {w.shape}")
+    if not np.isfinite(w).all():
+        raise NonFiniteError(f"{what} must be finite, got {w.tolist()}")
+    return w
 
 
 def shares(weights: Any, n: int, what: str = "weights") -> np.ndarray:
@@ -92,11 +108,7 @@ def shares(weights: Any, n: int, what: str = "weights") -> np.ndarray:
     >>> shares([1, 3], 2)
     array([0.25, 0.75])
     """
-    w = np.asarray(weights, dtype=np.float64)
-    if w.shape != (n,):
-        raise ConfigError(f"{what} must be {n} numbers, one for each that is merged, got shape {w.shape}")
-    if not np.isfinite(w).all():
-        raise NonFiniteError(f"{what} must be finite, got {w.tolist()}")
+    w = numbers(weights, n, what)
     if (w < 0).any() or not w.any():
         raise ConfigError(f"{what} of a mean must not be negative, and not all 0, got {w.tolist()}")
     scaled = w / w.max()  # the sum of very large or very small weights stays a number
@@ -115,7 +127,7 @@ def numbered(labels: Any) -> np.ndarray:
 
 def n_groups(n: Any, experts: int) -> int:
     """The number of groups that ``experts`` can form, 1 to ``experts``; else ConfigError."""
-    count: int = inputs.integer("n_groups", n)
+    count: int = check_integer("n_groups", n)
     if count > experts:
         raise ConfigError(f"{experts} experts can form 1 to {experts} groups, got n_groups={count}")
     return count

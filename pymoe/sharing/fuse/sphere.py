@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from pymoe.backend.errors import check_integer, check_share
 from pymoe.backend.namespace import Array
-from pymoe.sharing import inputs
 from pymoe.sharing.fuse import average
 from pymoe.sharing.fuse import experts as single
 from pymoe.sharing.split.copies import placed
@@ -48,7 +48,7 @@ def slerp(a: Array, b: Array, t: float, *, eps: float = EPS) -> Array:
     >>> slerp(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 0.5)
     array([0.70710678, 0.70710678])
     """
-    t = inputs.share("t", t)
+    t = check_share("t", t)
     single.alike([{"tensor": a}, {"tensor": b}], "tensor")
     x, y = single.read("a", a), single.read("b", b)
     if t == 0 or t == 1:
@@ -66,7 +66,7 @@ def multislerp(tensors: Sequence[Array], weights: Any, *, iterations: int = 100)
     >>> multislerp([np.array([1.0, 0.0]), np.array([0.0, 3.0])], [1, 1])
     array([1.41421356, 1.41421356])
     """
-    inputs.integer("iterations", iterations, 0)
+    check_integer("iterations", iterations, 0)
     single.alike([{"tensor": a} for a in tensors], "tensor")
     w = single.shares(weights, len(tensors))
     flat = [single.read("tensor", a) for a in tensors]

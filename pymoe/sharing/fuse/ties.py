@@ -20,16 +20,15 @@ Cost: one sort for each model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from pymoe.backend import unit_roundoff
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_share
 from pymoe.backend.namespace import Array
-from pymoe.sharing import inputs
 from pymoe.sharing.fuse import arithmetic
+from pymoe.sparsity import masks
 
 
 def merge(
@@ -53,9 +52,13 @@ def merge(
     trimmed = [trim(d, density) for d in deltas]
     u = unit_roundoff(base) if u is None else u
     w = positive(weights, len(deltas))
-    noise = [2 * u * (np.abs(start + d) + np.abs(start)) for d in deltas]
-    tau = elected_mean(trimmed, w, noise)
+    tau = elected_mean(trimmed, w, rounding(start, deltas, u))
     return arithmetic.added(base, start, arithmetic.number("scale", scale) * tau)
+
+
+def rounding(start: np.ndarray, deltas: Sequence[np.ndarray], u: float) -> list[np.ndarray]:
+    """How exact each difference of weights rounded to u is: 2 u (|w_i| + |base|), entry by entry."""
+    return [2 * u * (np.abs(start + d) + np.abs(start)) for d in deltas]
 
 
 def trim(delta: np.ndarray, density: float) -> np.ndarray:
@@ -64,7 +67,7 @@ def trim(delta: np.ndarray, density: float) -> np.ndarray:
     >>> trim(np.array([1.0, -3.0, 1.0, 0.5]), 0.5)
     array([ 0., -3.,  1.,  0.])
     """
-    n = int(Fraction(repr(inputs.share("density", density))) * delta.size)
+    n = masks.count(check_share("density", density), delta.size)
     kept = np.zeros(delta.size, dtype=bool)
     if n:
         kept[np.argsort(np.abs(delta), axis=None, kind="stable")[delta.size - n :]] = True

@@ -32,17 +32,17 @@ Nakamura et al., *Drop-Upcycling*, arXiv:2502.19261, section 3.2.  Cost: E copie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from pymoe.backend import device, namespace, to_numpy
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_integer, check_share
 from pymoe.backend.namespace import Array
 from pymoe.moe import MoEConfig, RouterConfig
 from pymoe.nn.feed_forward import FeedForwardConfig
 from pymoe.sharing import gates, inputs
+from pymoe.sparsity import masks
 
 Layer = tuple[dict[str, Any], MoEConfig]
 
@@ -102,10 +102,10 @@ def drop_upcycle(
     >>> [(d == dense["down_proj"]).all(0).tolist() for d in p["experts"]["down_proj"]]  # which units are the dense ones
     [[False, True, True, False], [True, True, False, False]]
     """
-    inputs.share("ratio", ratio)
+    check_share("ratio", ratio)
     p, cfg = upcycle(dense_p, ff_cfg, n_experts, k, rng=rng, std=std)
     f = ff_cfg.d_ff
-    n = int(Fraction(repr(float(ratio))) * f)
+    n = masks.count(ratio, f)
     if n == 0:
         return p, cfg
     stacks = {name: to_numpy(a).copy() for name, a in p["experts"].items()}
@@ -129,8 +129,8 @@ def _parts(a: np.ndarray, name: str, cfg: FeedForwardConfig) -> list[np.ndarray]
 
 def config(ff_cfg: FeedForwardConfig, d_ff: int, n_experts: int, k: int, **router: Any) -> MoEConfig:
     """The settings of a sparse layer with the dense one's activation; renormalised softmax unless told otherwise."""
-    inputs.integer("n_experts", n_experts)
-    inputs.integer("k", k)
+    check_integer("n_experts", n_experts)
+    check_integer("k", k)
     if k > n_experts:
         raise ConfigError(f"k must not exceed n_experts: got k={k}, n_experts={n_experts}")
     rule = RouterConfig(int(n_experts), int(k), **({"norm": "l1"} | router))

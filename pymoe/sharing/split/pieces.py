@@ -29,7 +29,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pymoe.backend import namespace
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import ConfigError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.nn.feed_forward import FeedForwardConfig
 from pymoe.sharing import gates, inputs
@@ -64,9 +64,9 @@ def granular(
     (12, 2, True)
     """
     inputs.dense(dense_p, ff_cfg)
-    size = inputs.divided("hidden units", ff_cfg.d_ff, inputs.integer("pieces", pieces))
-    e = pieces * inputs.integer("copies", copies)
-    if inputs.integer("k", k) % pieces or k > e:
+    size = inputs.divided("hidden units", ff_cfg.d_ff, check_integer("pieces", pieces))
+    e = pieces * check_integer("copies", copies)
+    if check_integer("k", k) % pieces or k > e:
         raise ConfigError(
             f"k must be a multiple of pieces={pieces} and at most {e}, got {k}: only whole copies of the dense layer "
             "add up to it"

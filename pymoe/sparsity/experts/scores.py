@@ -1,9 +1,9 @@
-"""How much a layer would miss each expert, from statistics of calibration tokens: (E,) scores, larger = keep.
+r"""How much a layer would miss each expert, from statistics of calibration tokens: (E,) scores, larger = keep.
 
 ==================== ========================================== =======================================================
 score                formula                                    source
 ==================== ========================================== =======================================================
-frequency            \\|R_e\\|                                    how often it was chosen; REAP's baseline
+frequency            \|R_e\|                                    how often it was chosen; REAP's baseline
 weighted_frequency   Σ_{R_e} g                                  "soft" counts (MC-SMoE, arXiv:2310.01334)
 ean_sum              Σ_{R_e} ‖f_e(x)‖₂                          expert activation norm (arXiv:2504.05586)
 ean_mean             mean over R_e of ‖f_e(x)‖₂                 the same

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from pymoe.backend.errors import ConfigError
-from pymoe.sparsity import inputs
+from pymoe.backend.errors import ConfigError, check_share
 
 
 def count(s: float, size: int) -> int:
@@ -23,7 +22,7 @@ def count(s: float, size: int) -> int:
     >>> count(0.29, 100), count(1.0, 7), count(0.5, 7), count(0.0, 7)
     (29, 7, 3, 0)
     """
-    share = Fraction(repr(inputs.share("sparsity", s)))
+    share = Fraction(repr(check_share("sparsity", s)))
     if size < 0:
         raise ConfigError(f"size, the number of entries, must not be negative, got {size}")
     return int(share * int(size))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 from pymoe.backend import accumulator, device, namespace
-from pymoe.backend.errors import ConfigError
+from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.backend.namespace import Array
 from pymoe.sparsity import inputs
 from pymoe.sparsity.masks import pools
@@ -65,7 +65,7 @@ def heads(w: Array, s: float, n_heads: int, *, axis: int = -2, ord: float = 2) -
     if axis not in (-2, -1):
         raise ConfigError(f"axis must be -2 (heads in the rows) or -1 (in the columns), got {axis!r}")
     length = (f, d)[axis]
-    if length % inputs.positive("n_heads", n_heads):
+    if length % check_integer("n_heads", n_heads):
         raise ConfigError(f"n_heads must divide axis {axis} of w: got {n_heads} heads and length {length}")
     width = length // n_heads
     return blocks(w, s, (width, d) if axis == -2 else (f, width), ord=ord)
@@ -86,7 +86,7 @@ def blocks(w: Array, s: float, shape: tuple[int, int], *, ord: float = 2) -> Arr
     r, c = shape
     whole = tuple(int(n) for n in w.shape)
     empty = f == 0 or d == 0
-    if not empty and (f % inputs.positive("block height", r) or d % inputs.positive("block width", c)):
+    if not empty and (f % check_integer("block height", r) or d % check_integer("block width", c)):
         raise ConfigError(f"blocks of {r} x {c} do not divide matrices of {f} x {d}: take divisors, or pad the matrix")
     if ord not in ORDERS:
         raise ConfigError(f"ord must be one of {ORDERS}, got {ord!r}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pymoe.backend.errors import ConfigError
-from pymoe.sparsity import inputs
+from pymoe.backend.errors import ConfigError, check_share
 
 
 def one_shot(step: int, *, at: int, final: float, start: float = 0.0) -> float:
@@ -40,5 +39,5 @@ def cubic(step: int, *, begin: int, end: int, start: float = 0.0, final: float) 
 
 
 def _ordered(start: float, final: float) -> None:
-    if inputs.share("start", start) > inputs.share("final", final):
+    if check_share("start", start) > check_share("final", final):
         raise ConfigError(f"start must not exceed final, what is pruned does not come back: got {start} and {final}")

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pymoe.backend.errors import check_integer, check_share
 from pymoe.backend.namespace import Array
-from pymoe.sparsity import inputs, masked
+from pymoe.sparsity import masked
 
 
 def rounds(s: float, n: int) -> list[float]:
@@ -23,7 +24,7 @@ def rounds(s: float, n: int) -> list[float]:
     >>> rounds(0.75, 2)
     [0.5, 0.75]
     """
-    s, n = inputs.share("s", s), inputs.positive("n", n)
+    s, n = check_share("s", s), check_integer("n", n)
     return [*(1 - (1 - s) ** (r / n) for r in range(1, n)), s]
 
 

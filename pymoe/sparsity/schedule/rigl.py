@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 
 from pymoe.backend import namespace
-from pymoe.backend.errors import ConfigError, ShapeError, check_shape
+from pymoe.backend.errors import ConfigError, ShapeError, check_integer, check_shape, check_share
 from pymoe.backend.namespace import Array
 from pymoe.sparsity import inputs
 from pymoe.sparsity.masks import pools
@@ -38,7 +38,7 @@ def update(mask: Array, w: Array, g: Array, fraction: float) -> Array:
     check_shape("g", g, tuple(w.shape))
     xp = namespace(mask, w, g)
     active = xp.reshape(mask, (1, -1))
-    n = count(inputs.share("fraction", fraction), int(xp.sum(xp.astype(mask, xp.int64))))
+    n = count(check_share("fraction", fraction), int(xp.sum(xp.astype(mask, xp.int64))))
     size = xp.reshape(xp.abs(inputs.ranked("w", w)), (1, -1))
     pull = xp.reshape(xp.abs(inputs.ranked("g", g)), (1, -1))
     left = active & ~pools.lowest(size, n, active)
@@ -51,7 +51,7 @@ def fraction(step: int, *, alpha: float, end: int) -> float:
     >>> fraction(0, alpha=0.3, end=100), round(fraction(50, alpha=0.3, end=100), 3), fraction(100, alpha=0.3, end=100)
     (0.3, 0.15, 0.0)
     """
-    alpha, end = inputs.share("alpha", alpha), inputs.positive("end", end)
+    alpha, end = check_share("alpha", alpha), check_integer("end", end)
     if step < 0:
         raise ConfigError(f"step must not be negative, got {step}")
     return 0.0 if step >= end else alpha / 2 * (1 + math.cos(math.pi * step / end))
@@ -68,7 +68,7 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], s: float, *, kernel: bool
     >>> {name: round(s, 4) for name, s in found.items()}  # 12 ε + 24 ε = 80 would keep 26.7 of 32
     {'up': 0.1667, 'down': 0.5833}
     """
-    share = inputs.share("s", s)
+    share = check_share("s", s)
     sizes, raw = {}, {}
     for name, shape in shapes.items():
         if len(shape) < 2 or not all(shape):

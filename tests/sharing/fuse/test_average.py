@@ -87,11 +87,11 @@ def test_regmean_solves_the_normal_equations(alpha):
                 left[i, j] += v
                 for f in range(F):
                     right[f, j] += float(wi[f, i]) * v
-    agree(got @ left, right, 1e-12)
-    agree(got, np.linalg.solve(left.T, right.T).T, 1e-12)
+    agree(got @ left, right, 1e-13)
+    agree(got, np.linalg.solve(left.T, right.T).T, 1e-13)
     if alpha == 1:  # it is a least squares fit to what each expert says on its own tokens
         targets = np.concatenate([a @ wi.T for a, wi in zip(x, w, strict=True)])
-        agree(got, np.linalg.lstsq(np.concatenate(x), targets, rcond=None)[0].T, 1e-11)
+        agree(got, np.linalg.lstsq(np.concatenate(x), targets, rcond=None)[0].T, 1e-13)
 
 
 def test_regmean_keeps_the_mean_where_no_token_looked():
@@ -102,11 +102,11 @@ def test_regmean_keeps_the_mean_where_no_token_looked():
     got, middle = average.regmean(w, grams, 1.0), (w[0] + w[1]) / 2
     seen = np.linalg.svd(np.concatenate(x).T)[0][:, :4]
     open_ = np.eye(D) - seen @ seen.T  # the direction that no token has
-    agree(got @ open_, middle @ open_, 1e-11)
-    agree(got @ sum(grams), sum(wi @ g for wi, g in zip(w, grams, strict=True)), 1e-11)
+    agree(got @ open_, middle @ open_, 1e-13)
+    agree(got @ sum(grams), sum(wi @ g for wi, g in zip(w, grams, strict=True)), 1e-13)
     none = np.zeros((D, D))
     agree(average.regmean(w, [none, none]), middle)
-    agree(average.regmean(w, [none, grams[1] + np.eye(D)], 1.0), w[1], 1e-12)  # an expert without tokens has no say
+    agree(average.regmean(w, [none, grams[1] + np.eye(D)], 1.0), w[1], 1e-13)  # an expert without tokens has no say
 
 
 @PROPERTY

@@ -93,7 +93,7 @@ def test_weights_ids_and_scale():
 def test_bad_input():
     cfg, p, _ = layers.layer()
     for call, error, message in (
-        (lambda: fuse.to_dense(p, cfg, [1.0]), ConfigError, "each of the 7"),
+        (lambda: fuse.to_dense(p, cfg, [1.0]), ConfigError, "weights must be 7 numbers"),
         (lambda: fuse.to_dense(p, cfg, [-1.0, *[1.0] * 6]), ConfigError, "negative"),
         (lambda: fuse.to_dense(p, cfg, [np.nan] * 7), NonFiniteError, "weights"),
         (lambda: fuse.to_dense(p, cfg, how="magic"), ConfigError, "how must be"),

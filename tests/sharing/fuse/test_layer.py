@@ -101,7 +101,7 @@ def test_each_mean_by_hand(how, align):
                 want = fuse.ties.merge(sum(w) / len(w), w, density=0.2)
             else:
                 want = sum(w) / len(w)
-            agree(q["experts"][name][g], want, 1e-10 if how == "regmean" else 1e-13)
+            agree(q["experts"][name][g], want, 1e-13)
     assert bool(moved) == align  # the alignment had something to do
 
 

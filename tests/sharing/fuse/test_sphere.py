@@ -47,12 +47,11 @@ def test_nearly_parallel_and_opposite_do_not_jump():
         want = a + 0.25 * tiny * b
         assert off(c, want) <= 2 * U + tiny**2
         assert abs(c[1] - want[1]) <= (8 * U + tiny**2) * abs(want[1])  # the small part too
-    assert np.allclose(slerp(a, -a, 0.25), a / 2) and np.allclose(slerp(a, 0 * a, 0.5), a / 2)
+    assert off(slerp(a, -a, 0.25), a / 2) <= 8 * U and off(slerp(a, 0 * a, 0.5), a / 2) <= 8 * U
     assert not slerp(0 * a, 0 * a, 0.5).any()
     huge = slerp(a * 1e200, b * 1e200, 0.5)
-    assert np.allclose(huge, 3e200 / math.sqrt(2)) and np.allclose(
-        slerp(a * 1e-200, b * 1e-200, 0.5) * 1e200, huge / 1e200
-    )
+    assert off(huge / 1e200, np.full(2, 3 / math.sqrt(2))) <= 8 * U
+    assert off(slerp(a * 1e-200, b * 1e-200, 0.5) * 1e200, huge / 1e200) <= 8 * U
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -86,9 +85,9 @@ def test_two_of_one_length_are_slerp(seed, t):
 
 def test_without_a_direction_the_straight_mean():
     a, b = pair(0)
-    assert np.allclose(multislerp([a, -a], [1, 3]), -a / 2)
+    assert off(multislerp([a, -a], [1, 3]), -a / 2) <= 8 * U
     assert not multislerp([0 * a, 0 * a], [1, 1]).any()
-    assert np.allclose(multislerp([a, 0 * a], [1, 1]), a / 2)  # half the length, the direction of a
+    assert off(multislerp([a, 0 * a], [1, 1]), a / 2) <= 8 * U  # half the length, the direction of a
     one = multislerp([np.array([2.0]), np.array([-1.0])], [1, 1])
     assert one == 0.5  # a single number
     assert multislerp([a.astype(np.float32), b.astype(np.float32)], [1, 1]).dtype == np.float32

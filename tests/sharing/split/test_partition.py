@@ -109,7 +109,7 @@ def test_the_centre_router_chooses_by_the_angle_to_the_mean_unit_gate_row() -> N
     centre = np.stack([unit[g].mean(0) for g in groups])
     cosine = x @ (centre / np.linalg.norm(centre, axis=1, keepdims=True)).T
     assert (moe.forward(x, layer, cfg)[0].routing.idx == np.argsort(-cosine, axis=1, kind="stable")[:, :2]).all()
-    assert np.allclose(np.linalg.norm(layer["router"]["weight"], axis=1), 0.02 / np.sqrt(D), rtol=1e-12)
+    assert np.allclose(np.linalg.norm(layer["router"]["weight"], axis=1), 0.02 / np.sqrt(D), rtol=1e-13, atol=0)
     of_mean_square_one = frozen(x / np.sqrt((x * x).mean(1, keepdims=True)))
     assert np.abs(moe.forward(of_mean_square_one, layer, cfg)[0].routing.weight - 1).max() <= 0.01
 

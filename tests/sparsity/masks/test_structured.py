@@ -120,7 +120,7 @@ def test_refusals():
         masks.blocks(w, 0.5, (3, 2))
     with pytest.raises(ConfigError, match="blocks of 2 x 4 do not divide"):
         masks.blocks(w, 0.5, (2, 4))
-    with pytest.raises(ConfigError, match="block height must be an integer and at least 1, got 0"):
+    with pytest.raises(ConfigError, match="block height must be an integer of at least 1, got 0"):
         masks.blocks(w, 0.5, (0, 2))
     with pytest.raises(ConfigError, match="n_heads must divide axis -2 of w: got 3 heads and length 4"):
         masks.heads(w, 0.5, 3)

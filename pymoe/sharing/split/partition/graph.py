@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import ConfigError, DataError, check_shape
+from pymoe.backend.errors import ConfigError, DataError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.sharing import inputs
 from pymoe.sharing.split.partition.grouping import UNITS
@@ -47,7 +47,7 @@ def coactivation(h: Array, e: int, *, threshold: float | None = None, max_rounds
     inputs.finite("h", h)
     tokens, f = (int(n) for n in h.shape)
     size = inputs.divided(UNITS, f, e)
-    inputs.integer("max_rounds", max_rounds)
+    check_integer("max_rounds", max_rounds)
     if not tokens:
         raise DataError("co-activation needs tokens, got none: run a text through the layer first")
     magnitude = np.abs(to_numpy(h))

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.backend.errors import ConfigError, ShapeError, check_integer
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
 from pymoe.sharing import inputs
@@ -94,7 +94,7 @@ def residual(score: Array, e: int, n_shared: int) -> tuple[np.ndarray, np.ndarra
     if score.ndim != 2:
         raise ShapeError(f"the residual rule needs a score for each expert, ({e}, F), got {score.shape}")
     f = score.shape[1]
-    if inputs.integer("n_shared", n_shared, 0) >= f:
+    if check_integer("n_shared", n_shared, 0) >= f:
         raise ConfigError(f"n_shared must leave units for the experts: got {n_shared} of {f}")
     size = inputs.divided(f"{UNITS} that are not shared", f - n_shared, e)
     shared = np.zeros(f, bool)
@@ -137,7 +137,7 @@ def once(units: np.ndarray, f: int, name: str) -> None:
 def _score(score: Array, e: int) -> np.ndarray:
     """(F,) or (E, F) as float64; NaN has no rank."""
     score = to_numpy(score)
-    inputs.integer("the number of experts", e)
+    check_integer("the number of experts", e)
     if score.ndim not in (1, 2) or (score.ndim == 2 and score.shape[0] != e):
         raise ShapeError(f"score must have shape (F,) or ({e}, F), got {score.shape}")
     inputs.finite("score", score)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pymoe.backend import to_numpy
-from pymoe.backend.errors import check_shape
+from pymoe.backend.errors import check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.sharing import inputs
 from pymoe.sharing.split.partition.grouping import UNITS
@@ -37,7 +37,7 @@ def clustered(rows: Array, e: int, rng: np.random.Generator, *, max_rounds: int 
     inputs.finite("rows", rows)
     f = int(rows.shape[0])
     size = inputs.divided(UNITS, f, e)
-    inputs.integer("max_rounds", max_rounds)
+    check_integer("max_rounds", max_rounds)
     v = unit_rows(to_numpy(rows).astype(np.float64))
     centre = _plus_plus(v, e, rng)
     owner = np.full(f, -1)
