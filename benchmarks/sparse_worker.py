@@ -24,8 +24,9 @@ Products = Iterator[tuple[str, int, int, tuple[Any, ...]]]  # form, zeros, token
 
 
 def repeats(tokens: int) -> int:
-    """How often one timed call runs: what takes microseconds is timed many times over."""
-    return max(1, 200 // tokens)
+    """How many calls in a row are timed as one (and as many go before, untimed): as the layers of a model follow each
+    other.  A core of a virtual machine that has slept takes a millisecond or two to come back, whoever calls it."""
+    return max(16, 800 // tokens)
 
 
 def problems(size: int) -> Iterator[tuple[str, int, Any]]:

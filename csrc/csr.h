@@ -258,36 +258,43 @@ CLONES void INAME(csr_place)(T *values, const INT *indices, int32_t *rows, int64
         }
 }
 
-/* out[i] (+)= the sum over one piece of `vectors` (a constant) vectors of tokens of g ⊙ xt[columns[i]], i < count <= VL:
+/* out[i] (+)= the sum over one piece of `vectors` (a constant) vectors of tokens of g ⊙ xt[columns[i]], i < count <= HL:
  * two vectors of lanes in turn, then the tree. */
-INLINE void INAME(ddata_batch)(T *out, const T *g, const T *xt, const INT *columns, ptrdiff_t count, ptrdiff_t width,
+INLINE void INAME(ddata_batch)(T *out, const V *g, const T *xt, const INT *columns, ptrdiff_t count, ptrdiff_t width,
                                int more, const int vectors) {
-    V s[VL];
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const T *p = xt + columns[i] * width;
-        V a, b;
-        memset(&a, 0, sizeof a);
-        memset(&b, 0, sizeof b);
-        for (int k = 0; k < vectors; k += 2) {
-            a += NAME(load)(g + k * VL) * NAME(load)(p + k * VL);
-            if (k + 1 < vectors)
-                b += NAME(load)(g + (k + 1) * VL) * NAME(load)(p + (k + 1) * VL);
+    V s[HL];
+    for (ptrdiff_t i = 0; i < HL; i++) {
+        const T *p = xt + columns[i < count ? i : 0] * width; /* beyond count: a sum nobody looks at */
+        V a = g[0] * NAME(load)(p), b = a;
+        if (vectors > 1)
+            b = g[1] * NAME(load)(p + VL);
+        for (int k = 2; k < vectors; k += 2) {
+            a += g[k] * NAME(load)(p + k * VL);
+            b += g[k + 1] * NAME(load)(p + (k + 1) * VL);
         }
-        s[i] = a + b;
+        s[i] = vectors > 1 ? a + b : a;
     }
-    for (ptrdiff_t i = count; i < VL; i++)
-        memset(&s[i], 0, sizeof s[i]);
-    T part[VL];
-    for (ptrdiff_t i = 0; i < count; i += HL)
-        NAME(store_h)(part + i, NAME(trees)(s + i));
-    for (ptrdiff_t i = 0; i < count; i++)
-        out[i] = more ? out[i] + part[i] : part[i];
+    const H part = NAME(trees)(s);
+    if (count == HL)
+        NAME(store_h)(out, more ? NAME(load_h)(out) + part : part);
+    else {
+        T each[HL];
+        NAME(store_h)(each, part);
+        for (ptrdiff_t i = 0; i < count; i++)
+            out[i] = more ? out[i] + each[i] : each[i];
+    }
 }
 
 INLINE void INAME(ddata_row)(T *out, const T *g, const T *xt, const INT *columns, ptrdiff_t count, ptrdiff_t width,
                              int more, const int vectors) {
-    for (ptrdiff_t i = 0; i < count; i += VL)
-        INAME(ddata_batch)(out + i, g, xt, columns + i, count - i < VL ? count - i : VL, width, more, vectors);
+    V own[8];
+    for (int k = 0; k < vectors; k++)
+        own[k] = NAME(load)(g + k * VL);
+    ptrdiff_t i = 0;
+    for (; i + HL <= count; i += HL)
+        INAME(ddata_batch)(out + i, own, xt, columns + i, HL, width, more, vectors);
+    if (i < count)
+        INAME(ddata_batch)(out + i, own, xt, columns + i, count - i, width, more, vectors);
 }
 
 /* ddata[e] = Σ_t dy[t, row] x[t, indices[e]] for rows lo..hi, from dy and x packed in pieces of `vectors` vectors. */

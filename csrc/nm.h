@@ -170,31 +170,33 @@ CLONES void NAME(nm_dx_token)(T *dx, const T *dy, const T *data, const uint8_t *
 CLONES void NAME(nm_ddata_rows)(T *ddata, const T *dyt, const T *xt, const uint8_t *position, ptrdiff_t pieces, int vectors,
                                 ptrdiff_t d, ptrdiff_t f, int n, int m, ptrdiff_t span, ptrdiff_t lo, ptrdiff_t hi) {
     const ptrdiff_t width = vectors * VL, groups = d / m, stored = groups * n;
+    int32_t base[256], columns[256]; /* n <= m <= 256 */
+    if (span * n > 256)
+        span = 256 / n;
     for (ptrdiff_t b = 0; b < pieces; b++, dyt += f * width, xt += d * width)
         for (ptrdiff_t first = 0; first < groups; first += span) {
-            const ptrdiff_t count = (groups - first < span ? groups - first : span) * n;
+            const ptrdiff_t here = groups - first < span ? groups - first : span, count = here * n;
+            for (ptrdiff_t g = 0; g < here; g++)
+                for (int s = 0; s < n; s++)
+                    base[g * n + s] = (int32_t)((first + g) * m);
             for (ptrdiff_t row = lo; row < hi; row++) {
                 const T *g = dyt + row * width;
                 const uint8_t *at = position + row * stored + first * n;
                 T *out = ddata + row * stored + first * n;
-                for (ptrdiff_t q = 0; q < count; q += VL) {
-                    const ptrdiff_t batch = count - q < VL ? count - q : VL;
-                    int32_t columns[VL] = {0};
-                    for (ptrdiff_t i = 0; i < batch; i++) {
-                        CHECK(at[q + i] < m);
-                        columns[i] = (int32_t)((first + (q + i) / n) * m + at[q + i]);
-                    }
-                    if (vectors == 8)
-                        NAME(ddata_row_i32)(out + q, g, xt, columns, batch, width, b > 0, 8);
-                    else if (vectors == 6)
-                        NAME(ddata_row_i32)(out + q, g, xt, columns, batch, width, b > 0, 6);
-                    else if (vectors == 4)
-                        NAME(ddata_row_i32)(out + q, g, xt, columns, batch, width, b > 0, 4);
-                    else if (vectors == 2)
-                        NAME(ddata_row_i32)(out + q, g, xt, columns, batch, width, b > 0, 2);
-                    else
-                        NAME(ddata_row_i32)(out + q, g, xt, columns, batch, width, b > 0, 1);
+                for (ptrdiff_t q = 0; q < count; q++) {
+                    CHECK(at[q] < m);
+                    columns[q] = base[q] + at[q];
                 }
+                if (vectors == 8)
+                    NAME(ddata_row_i32)(out, g, xt, columns, count, width, b > 0, 8);
+                else if (vectors == 6)
+                    NAME(ddata_row_i32)(out, g, xt, columns, count, width, b > 0, 6);
+                else if (vectors == 4)
+                    NAME(ddata_row_i32)(out, g, xt, columns, count, width, b > 0, 4);
+                else if (vectors == 2)
+                    NAME(ddata_row_i32)(out, g, xt, columns, count, width, b > 0, 2);
+                else
+                    NAME(ddata_row_i32)(out, g, xt, columns, count, width, b > 0, 1);
             }
         }
 }

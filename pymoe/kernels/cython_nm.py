@@ -21,7 +21,9 @@ _BYTE = np.dtype(np.uint8)
 
 def _structure(position: Array, m: int, n_columns: int) -> tuple[Array, int] | None:
     """(position as bytes, in order; n); None: for the definition."""
-    if position.ndim != 2 or not position.size or position.dtype.kind not in "iu" or not 1 <= m <= 256 or n_columns % m:
+    if position.ndim != 2 or not position.size or position.dtype.kind not in "iu":
+        return None
+    if not 1 <= m <= 256 or n_columns % m or n_columns > np.iinfo(INT32).max:
         return None
     n = checks.kept(position, m, n_columns)
     if position.dtype != _BYTE:

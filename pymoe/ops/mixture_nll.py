@@ -76,7 +76,7 @@ def forward(logits: Array, weight: Array, targets: Array, *, ignore_index: int =
     m = xp.where(m == -xp.inf, xp.zeros_like(m), m)
     e = xp.exp(z - m)  # (M, N, V)
     total = xp.sum(e, axis=-1, keepdims=True, dtype=accumulator(z))
-    total = xp.where(kept[None, :, None] & (real(total) != 0), total, xp.ones_like(total))  # 0: all its logits are -inf
+    total = xp.where(real(total) != 0, total, xp.ones_like(total))  # 0: all its logits are -inf
     at = xp.broadcast_to(target[None, :, None], (models, n, 1))
     picked = xp.astype(xp.take_along_axis(z - m, at, axis=-1), total.dtype, copy=False)
     log_p = (picked - xp.log(total))[:, :, 0]  # l_i (M, N)
