@@ -23,6 +23,8 @@ from pymoe.surgery import measure, source
 from pymoe.surgery.calibration import Calibration
 from pymoe.surgery.source import Source, Text
 from pymoe.train import evaluate, job, plan, run, size, sparse_fit, step
+from pymoe.train.data import Corpus
+from pymoe.train.optim import OPTIMIZERS
 from pymoe.train.plan import Plan
 from pymoe.train.run import Run
 from pymoe.train.settings import TrainSettings
@@ -134,15 +136,12 @@ def tuning_settings(args: argparse.Namespace, origin: Source, text: Text) -> Tra
 
 
 def slots(settings: TrainSettings, p: dict[str, Any]) -> dict[str, Any]:
-    from pymoe.train.optim import OPTIMIZERS
-
+    """The optimiser's state before the first step."""
     slots: dict[str, Any] = OPTIMIZERS[settings.optimizer].init(p)
     return slots
 
 
-def _corpus(origin: Source, text: Text) -> Any:
-    from pymoe.train.data import Corpus
-
+def _corpus(origin: Source, text: Text) -> Corpus:
     assert origin.job is not None
     return Corpus(text.source, text.sha256, 0, origin.job.vocabulary, text.train, text.held_out)
 

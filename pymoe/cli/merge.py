@@ -41,9 +41,14 @@ def run(args: argparse.Namespace) -> int:
         source.unpruned(origin, "merge")
     needs = args.how in surgery.GROUPINGS or args.how == "soup" or args.finetune
     text = None if first.job is None and args.text is None and not needs else source.text(first, args.text)
+    chooses = text
+    if args.how == "soup" and text is not None:  # what was chosen by a text says nothing on that text
+        half = len(text.held_out) // 2
+        chooses, text = (text._replace(held_out=part) for part in (text.held_out[:half], text.held_out[half:]))
+        print("the first half of the held-out text chooses, the second half is judged by")
     with changed.place(first.place, args.how, args.out) as folder:
         before = None if text is None else changed.held_out(first.cfg, first.p, text)
-        merged = _inside(args, first, text) if args.how in INSIDE else _across(args, origins, base, text)
+        merged = _inside(args, first, text) if args.how in INSIDE else _across(args, origins, base, chooses)
         cfg, p = source.said(first, merged.cfg, merged.p)
         source.writable(first, cfg)
         if cfg != merged.cfg:

@@ -13,7 +13,7 @@ from pymoe.backend import tree
 from pymoe.cli.main import main
 from pymoe.sparsity import masks
 from pymoe.surgery import calibration, experts, targets, weights
-from pymoe.train import fit, job
+from pymoe.train import data, evaluate, fit, job
 from tests.cli.runs import SMALL
 
 CALIBRATE = ["--windows", "16"]
@@ -253,6 +253,20 @@ def test_merged_models(how, trained, others, tmp_path, capsys, unchanged):
     work, state = loaded(out)
     assert (work.model.moe is not None) == (how == "btx")
     assert main(["verify", str(out), "--directions", "1"]) == 0
+
+
+def test_a_soup_is_not_judged_by_the_text_that_chose_it(trained, others, tmp_path):
+    out = tmp_path / "out"
+    first = trained / "run" / "dense"
+    assert main(["merge", str(first), str(others[0]), "--how", "soup", "--out", str(out)]) == 0
+    before = json.loads((out / "merge.json").read_text())["held_out"][0]
+    work, state = loaded(first)
+    held = data.load(work.source, window=work.settings.window, known=work.vocabulary).held_out
+    first_half, second_half = (
+        evaluate.loss(state.p, work.model, part, window=work.settings.window, rows=32, limit=512).loss
+        for part in (held[: len(held) // 2], held[len(held) // 2 :])
+    )
+    assert before == second_half != first_half
 
 
 def test_compress(trained, tmp_path, capsys, unchanged):
