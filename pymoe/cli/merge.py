@@ -28,6 +28,10 @@ def run(args: argparse.Namespace) -> int:
     if (len(args.sources) > 1) != (args.how in ACROSS):
         kinds = f"{', '.join(INSIDE)} take one model, {', '.join(ACROSS)} several"
         raise ConfigError(f"--how {args.how} does not fit {len(args.sources)} model(s): {kinds}")
+    said = [o for o, v in (("--groups", args.groups), ("--groups-in-all", args.groups_in_all)) if v is not None]
+    if said and (args.how not in surgery.GROUPINGS or len(said) > 1):
+        which = "one" if len(said) > 1 else "it"
+        raise ConfigError(f"--how {args.how} does not take {' and '.join(said)}: leave {which} out")
     origins = [changed.opened(args, place) for place in args.sources]
     first = origins[0]
     base = None
@@ -82,10 +86,12 @@ def _inside(args: argparse.Namespace, origin: Source, text: Text | None) -> Merg
             return surgery.to_dense(origin.p, origin.cfg, text=cal, watch=bar.step)
         assert cal is not None
         each = [m.n_stored for m in layers.moe_layers(origin.cfg).values()]
-        groups = args.groups if args.groups is not None else max(1, min(each) // 2)
+        groups = args.groups
+        if groups is None and args.groups_in_all is None:
+            groups = max(1, min(each) // 2)
         merged = surgery.experts(
-            origin.p, origin.cfg, grouping=args.how, n_groups=groups, text=cal, how=args.average,
-            align=not args.no_align, watch=bar.step,
+            origin.p, origin.cfg, grouping=args.how, n_groups=groups, in_all=args.groups_in_all, text=cal,
+            how=args.average, align=not args.no_align, watch=bar.step,
         )  # fmt: skip
     for i, groups_of in merged.groups.items():
         sets = [[e for e, g in enumerate(groups_of) if g == h] for h in range(max(groups_of) + 1)]

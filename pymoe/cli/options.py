@@ -76,6 +76,12 @@ def merge(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--groups", type=int, metavar="G", help="experts that stay in every layer (half of them)")
     parser.add_argument(
+        "--groups-in-all",
+        type=int,
+        metavar="G",
+        help="experts that stay in all layers together, shared out by their use",
+    )
+    parser.add_argument(
         "--average", default="frequency", help="uniform, frequency, fisher, regmean, ties, zipit (frequency)"
     )
     parser.add_argument("--no-align", action="store_true", help="do not permute hidden units to match first")

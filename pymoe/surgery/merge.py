@@ -40,27 +40,39 @@ def experts(
     cfg: LMConfig,
     *,
     grouping: str,
-    n_groups: int,
+    n_groups: int | None = None,
+    in_all: int | None = None,
     text: Calibration,
     how: str = "frequency",
     align: bool = True,
     watch: Watch | None = None,
 ) -> Merged:
-    """Every MoE layer's experts in ``n_groups`` groups (M-SMoE or HC-SMoE), each group merged into one by ``how``."""
+    """Every MoE layer's experts in ``n_groups`` groups (M-SMoE or HC-SMoE), each group merged into one by ``how``.
+
+    in_all, in the place of n_groups: so many experts in all layers together, shared out by their use
+    (``msmoe.share_out``).
+    """
     if grouping not in GROUPINGS:
         raise ConfigError(f"grouping must be one of {GROUPINGS}, got {grouping!r}")
     if how not in AVERAGES:
         raise ConfigError(f"how to average must be one of {AVERAGES}, got {how!r}")
     layers, found = moe_layers(cfg), {}
+    if (n_groups is None) == (in_all is None):
+        raise ConfigError(f"give the groups of every layer or those in all: got n_groups={n_groups}, in_all={in_all}")
     seen = calibration.routed(p, cfg, text, hessians=how == "regmean", watch=watch)
+    if in_all is not None:
+        each = fuse.msmoe.share_out([to_numpy(seen[i].count) for i in layers], in_all)
+    else:
+        assert n_groups is not None
+        each = [n_groups] * len(layers)
     blocks = dict(p["layers"])
-    for i, m in layers.items():
+    for (i, m), n in zip(layers.items(), each, strict=True):
         mlp = blocks[str(i)]["mlp"]
         x = calibration.layer_inputs(p, cfg, text, i, watch)
         if grouping == "m-smoe":
-            group_of = fuse.msmoe.groups(statistics.logits(x, mlp, m), seen[i].count, n_groups, tied=m.tied)
+            group_of = fuse.msmoe.groups(statistics.logits(x, mlp, m), seen[i].count, n, tied=m.tied)
         else:
-            group_of = fuse.hcsmoe.groups(statistics.mean_outputs(x, mlp, m), n_groups)
+            group_of = fuse.hcsmoe.groups(statistics.mean_outputs(x, mlp, m), n)
         extra: dict[str, Any] = {}
         if how == "fisher":
             names = [f"layers.{i}.mlp.experts.{name}" for name in mlp["experts"]]

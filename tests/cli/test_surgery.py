@@ -219,6 +219,12 @@ def test_merged_experts(how, average, trained, tmp_path, capsys, unchanged):
     assert main(["verify", str(out), "--directions", "1"]) == 0
 
 
+def test_experts_merged_to_a_number_in_all_layers(trained, tmp_path):
+    out = tmp_path / "out"
+    assert main(["merge", str(trained / "run"), "--groups-in-all", "5", *CALIBRATE, "--out", str(out)]) == 0
+    assert sum(len(set(b.feed_forward.tied)) for b in loaded(out)[0].model.stack.blocks) == 5
+
+
 def test_to_dense_and_back(trained, tmp_path, capsys, unchanged):
     out = tmp_path / "dense"
     assert main(["merge", str(trained / "run"), "--how", "to-dense", *CALIBRATE, "--out", str(out)]) == 0
@@ -317,6 +323,9 @@ def test_compress(trained, tmp_path, capsys, unchanged):
         (["merge", "RUN", "--how", "slerp"], "several"),
         (["merge", "RUN", "DENSE", "--how", "uniform"], "another architecture"),
         (["merge", "RUN", "--groups", "9"], "9"),
+        (["merge", "RUN", "--groups-in-all", "99"], "99"),
+        (["merge", "RUN", "--groups", "2", "--groups-in-all", "5"], "--groups and --groups-in-all"),
+        (["merge", "RUN", "--how", "to-dense", "--groups", "2"], "--groups"),
         (["merge", "DENSE"], "no experts"),
         (["merge", "DENSE", "DENSE", "--how", "ties"], "--base"),
         (["compress", "RUN", "--levels", "0.5,x"], "--levels takes"),

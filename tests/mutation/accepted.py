@@ -287,15 +287,6 @@ REASONS: dict[str, list[str]] = {
         "pymoe.storage.csr:CSR._linear_dx: -1 -> 1",
         "pymoe.storage.nm:NM._linear_dx: -1 -> 1",
     ],
-    "the pieces of a single matrix are made in vain: expert() of it is refused before they are read": [
-        "pymoe.storage.bsr:BSR.__post_init__: if len(self.shape) == 3: object.__setattr__(self, '_pieces', pieces(se ... f.indptr, self.shape[0])) -> if True",
-        "pymoe.storage.csr:CSR.__post_init__: if len(self.shape) == 3: object.__setattr__(self, '_pieces', pieces(se ... f.indptr, self.shape[0])) -> if True",
-    ],
-    "without experts the loop is empty, and of matrices without rows every slice of the indices is": [
-        "pymoe.storage.csr:pieces: 0 -> 1 #2",
-        "pymoe.storage.csr:pieces: 0 -> 1 #3",
-        "pymoe.storage.csr:pieces: 1 -> 2 #2",
-    ],
     "SciPy reads the size of a block from the data": [
         "pymoe.storage.bsr:BSR.to_scipy: bsr_array(arrays, shape=self.shape, blocksize=self.block) -> bsr_array(arrays, shape=self.shape)",
     ],

@@ -78,6 +78,20 @@ def test_merged_experts_are_tied_layer_by_layer(grouping, how):
     lm.forward(np.zeros((1, 3), int), made.p, made.cfg)
 
 
+@pytest.mark.parametrize("grouping", merge.GROUPINGS)
+def test_experts_that_stay_in_all_layers_together(grouping):
+    cfg, p = models.sparse()
+    layers = experts.moe_layers(cfg)
+    total = 2 * len(layers) + 1
+    made = merge.experts(p, cfg, grouping=grouping, in_all=total, text=models.text())
+    kept = [len(set(groups)) for groups in made.groups.values()]
+    assert sum(kept) == total and len(set(kept)) > 1
+    lm.forward(np.zeros((1, 3), int), made.p, made.cfg)
+    for both in ({}, {"n_groups": 2, "in_all": total}):
+        with pytest.raises(ConfigError, match="in_all"):
+            merge.experts(p, cfg, grouping=grouping, text=models.text(), **both)
+
+
 def test_copies_merge_back_into_the_model_they_were_made_of():
     cfg, p = models.dense()
     sparse = split.experts(p, cfg, how="copy", n_experts=4, k=2, rng=np.random.default_rng(0))

@@ -7,8 +7,8 @@ With z (T, E) the router's logits and n_e how often expert e was chosen, over ca
     merged        E_g = Σ_{e in g} n_e P_e E_e / Σ n_e        P_e aligns e to its dominant expert (``align``)
 
 The router keeps its E rows, and the ids of a group share one stored expert (``MoEConfig.tied``).  ``merge_groups`` with
-how="frequency" and align=True does the merging.  Source: Li et al., arXiv:2310.01334, section 3.2 (the paper also
-shares the dominant experts out over the layers by their use; here each layer is given its number of groups).
+how="frequency" and align=True does the merging.  ``share_out``: how many groups each layer gets where all layers together
+keep a number of experts.  Source: Li et al., arXiv:2310.01334, section 3.2.
 Cost: T E n_groups multiply-adds.
 """
 
@@ -51,16 +51,46 @@ def groups(router_logits: Array, count: Any, n_groups: int, *, tied: tuple[int, 
     return single.numbered(group_of)
 
 
+def share_out(counts: list[Any], total: int) -> list[int]:
+    """The groups of each layer where all keep ``total`` experts together: a layer that uses its experts evenly keeps more.
+
+    counts: for each layer n_e (E_l,).  The most used expert of each layer stays, and then those of largest n_e / Σ n
+    of all layers (of equal ones the lower layer, the lower id).  total must lie between the number of layers and that
+    of all experts; a layer that no token reached has shares of 0.
+
+    >>> share_out([[90, 5, 3, 2], [30, 30, 20, 20]], 5)
+    [1, 4]
+    """
+    use = [_count(f"counts[{i}]", c) for i, c in enumerate(counts)]
+    least, most = len(use), sum(len(n) for n in use)
+    if isinstance(total, bool) or not isinstance(total, int) or not least <= total <= most:
+        raise ConfigError(
+            f"total must be a number of experts from {least} (one a layer) to {most} (all), got {total!r}"
+        )
+    share = [n / max(float(n.sum()), 1.0) for n in use]
+    first = [int(np.argmax(s)) for s in share]
+    others = [(-s[e], i, e) for i, s in enumerate(share) for e in range(len(s)) if e != first[i]]
+    given = [1] * least
+    for _, i, _ in sorted(others)[: total - least]:
+        given[i] += 1
+    return given
+
+
 def dominant(count: Any, n_groups: int) -> np.ndarray:
     """(n_groups,) ascending ids of the experts that were chosen most; of equal counts the lowest ids.
 
     >>> dominant([5, 9, 5, 2], 2)
     array([0, 1])
     """
-    n = np.asarray(count, dtype=np.float64)
-    if n.ndim != 1:
-        raise ConfigError(f"count must be one number for each expert, got shape {n.shape}")
-    if not np.isfinite(n).all():
-        raise NonFiniteError(f"count must be finite, got {n.tolist()}")
+    n = _count("count", count)
     keep = single.n_groups(n_groups, len(n))
     return np.sort(np.argsort(-n, kind="stable")[:keep])
+
+
+def _count(name: str, count: Any) -> np.ndarray:
+    n = np.asarray(count, dtype=np.float64)
+    if n.ndim != 1:
+        raise ConfigError(f"{name} must be one number for each expert, got shape {n.shape}")
+    if not np.isfinite(n).all():
+        raise NonFiniteError(f"{name} must be finite, got {n.tolist()}")
+    return n

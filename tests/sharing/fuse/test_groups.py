@@ -57,6 +57,32 @@ def test_msmoe_looks_at_the_counts_and_at_the_angle_only():
     assert msmoe.groups(np.zeros((3, 4)), [1, 2, 3, 4], 2).tolist() == [0, 0, 0, 1]  # like nothing: the lowest id
 
 
+def shared_out(counts, total):
+    """One expert after the other: first the most used of every layer, then whoever is most used of those left."""
+    share = [[n / max(sum(c), 1) for n in c] for c in counts]
+    kept = [{max(range(len(s)), key=lambda e: (s[e], -e))} for s in share]
+    while sum(map(len, kept)) < total:
+        left = [(s[e], -i, -e) for i, s in enumerate(share) for e in range(len(s)) if e not in kept[i]]
+        _, i, e = max(left)
+        kept[-i].add(-e)
+    return [len(k) for k in kept]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_experts_are_shared_out_over_the_layers_by_their_use(seed):
+    rng = np.random.default_rng(seed)
+    counts = [rng.integers(0, 20, size).tolist() for size in (7, 5, 6)] + [[0, 0, 0, 0]]
+    for total in range(4, 23):
+        assert msmoe.share_out(counts, total) == shared_out(counts, total)
+    assert msmoe.share_out([[9, 1, 0], [4, 3, 3]], 4) == [1, 3]
+    assert msmoe.share_out([[4, 3, 3], [9, 1, 0]], 4) == [3, 1]  # negative control: it is the use that decides
+    for total in (3, 23, 4.0, True):
+        with pytest.raises(ConfigError, match="from 4"):
+            msmoe.share_out(counts, total)
+    with pytest.raises(NonFiniteError, match=r"counts\[1\]"):
+        msmoe.share_out([[1, 2], [1, np.nan]], 3)
+
+
 def test_msmoe_of_a_tied_layer():
     z = np.random.default_rng(0).standard_normal((19, 5))
     tied = (0, 1, 0, 2, 1)
