@@ -7,8 +7,8 @@ With z (T, E) the router's logits and n_e how often expert e was chosen, over ca
     merged        E_g = Σ_{e in g} n_e P_e E_e / Σ n_e        P_e aligns e to its dominant expert (``align``)
 
 The router keeps its E rows, and the ids of a group share one stored expert (``MoEConfig.tied``).  ``merge_groups`` with
-how="frequency" and align=True does the merging.  ``share_out``: how many groups each layer gets where all layers together
-keep a number of experts.  Source: Li et al., arXiv:2310.01334, section 3.2.
+how="frequency" and align=True does the merging.  ``share_out``: how many groups each layer gets where all layers keep a
+number of experts together.  Source: Li et al., arXiv:2310.01334, section 3.2.
 Cost: T E n_groups multiply-adds.
 """
 
@@ -52,7 +52,7 @@ def groups(router_logits: Array, count: Any, n_groups: int, *, tied: tuple[int, 
 
 
 def share_out(counts: list[Any], total: int) -> list[int]:
-    """The groups of each layer where all keep ``total`` experts together: a layer that uses its experts evenly keeps more.
+    """The groups of each layer where all keep ``total`` experts together: a layer that uses its own evenly keeps more.
 
     counts: for each layer n_e (E_l,).  The most used expert of each layer stays, and then those of largest n_e / Σ n
     of all layers (of equal ones the lower layer, the lower id).  total must lie between the number of layers and that
