@@ -1,4 +1,4 @@
-"""The benchmark of sparse weights runs, at a size that says nothing about speed, and its arithmetic is right."""
+"""The benchmarks run, at sizes that say nothing about speed, and their arithmetic is right."""
 
 from __future__ import annotations
 
@@ -49,6 +49,22 @@ def test_a_whole_run_prints_every_table() -> None:
         assert f"\n{direction}, 1 token\n" in out and f"\n{direction}, 3 tokens\n" in out
     assert out.count("unstructured, CSR           90 %") == 6 and out.count("32 x 32 blocks, BSR         99 %") == 6
     assert "faster than dense BLAS from this share of zeros on" in out and "for each stored byte" in out
+
+
+def test_experts_at_equal_active_size(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = np.random.default_rng(0).choice(["sparse ", "experts ", "see ", "the ", "token\n"], 6000)
+    (tmp_path / "text.txt").write_text("".join(words))
+    command = [sys.executable, str(FOLDER / "experts.py"), "--experts", "2", "4", "--steps", "2", "--seeds", "1"]
+    options = ["--rounds", "1", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=250, env=env)
+    assert done.returncode == 0, done.stderr
+    rows = {line[2:18].strip(): line[18:].replace(",", "").split() for line in done.stdout.splitlines()[-5:-1]}
+    active = [int(rows[name][1]) for name in ("dense twin", "2 of 2 experts", "2 of 4 experts")]
+    assert max(active) < 1.01 * min(active)  # equal, up to the router
+    assert int(rows["2 of 4 experts"][0]) > 1.4 * int(rows["2 of 2 experts"][0])
+    assert (tmp_path / "out" / "experts.png").stat().st_size > 10_000
 
 
 def test_a_size_without_whole_blocks_is_refused() -> None:
