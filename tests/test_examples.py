@@ -19,6 +19,10 @@ SAYS = {  # a line that only a run to the end prints
     "07_split_a_dense_layer": "drop-upcycling, a share of each copy's units",
     "08_merge_experts": "one dense layer of all eight",
     "09_choose_a_sparsity": "loses least",
+    "10_the_articles_model": "one sub-model in four is enough",
+}
+PICTURES = {  # what an example that draws leaves in the folder it is given
+    "10_the_articles_model": "the_articles_model.png",
 }
 
 
@@ -29,7 +33,7 @@ def test_every_example_is_known():
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.stem)
 def test_example(example, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(example)],
+        [sys.executable, "-W", "error", str(example), str(tmp_path)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
@@ -38,3 +42,6 @@ def test_example(example, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert SAYS[example.stem] in done.stdout
+    if example.stem in PICTURES:
+        png = (tmp_path / PICTURES[example.stem]).read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 10_000
