@@ -20,9 +20,11 @@ SAYS = {  # a line that only a run to the end prints
     "08_merge_experts": "one dense layer of all eight",
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
+    "15_images": "experts - dense:",
 }
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
+    "15_images": "images.png",
 }
 
 
