@@ -9,7 +9,10 @@ import importlib
 from typing import Any
 
 # name -> the module that has it
-_NAMES: dict[str, str] = {}
+_NAMES: dict[str, str] = {
+    "Reduce": "reduce",
+    "Sparsify": "sparsify",
+}
 
 __all__ = sorted(_NAMES)
 
