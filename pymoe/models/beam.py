@@ -81,8 +81,8 @@ def search(
     >>> cfg = Seq2SeqConfig(vocab=7, d_model=6, n_layers=1, n_heads=3, d_ff=4, context=5)
     >>> p = seq2seq.init(np.random.default_rng(0), cfg)
     >>> [best, *_], _ = search(np.array([[1, 2, 3], [4, 5, 6]]), p, cfg, 4, start=0, stop=1, width=3)
-    >>> len(best.ids), best.finished, best.log_p < best.score < 0
-    (4, False, True)
+    >>> best.ids, best.finished, best.log_p == best.score < 0
+    (array([1]), True, True)
     """
     check_integer("width", width)
     if not 0 <= alpha < float("inf"):
