@@ -98,7 +98,7 @@ def backward(dy: Any, cache: Cache) -> tuple[Any, dict[str, Any]]:
 
 
 class Sparsify(learn.OneToOneFeatureMixin, learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[misc]
-    """scikit-learn transformer: X (N, D), dense or scipy.sparse, with the entries that the method does not keep set to 0.
+    """scikit-learn transformer: X (N, D), dense or scipy.sparse, what the method does not keep set to 0.
 
     method, amount   the table of the module
     output           "same": CSR for sparse X, an array for a dense one; "csr" or "dense" whatever came
@@ -211,27 +211,29 @@ def _dense(x: np.ndarray, method: str, amount: Any, columns: np.ndarray | None) 
     n, m = amount
     size = np.full((x.shape[0], -(-x.shape[1] // m) * m), -1.0, x.dtype)  # below every magnitude: the tail's padding
     size[:, : x.shape[1]] = np.abs(x)
-    return np.asarray(masks.nm(size, n, m))[:, : x.shape[1]]
+    kept: np.ndarray = masks.nm(size, n, m)[:, : x.shape[1]]
+    return kept
 
 
 def _stored(x: Any, method: str, amount: Any, columns: np.ndarray | None) -> np.ndarray:
     """(nnz,) bool of the stored entries of CSR x: as ``_dense`` with zeros elsewhere, wherever an entry is not 0."""
     row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     width = x.shape[1]
+    kept: np.ndarray
+    zeros = width - np.diff(x.indptr)  # of each row: the places that are not stored
     if method == "random":
-        return np.asarray(columns)[x.indices]
-    if method == "threshold":
-        return np.asarray(masks.threshold(x.data, amount))
-    if method == "magnitude":  # the zeros that are not stored go first
-        lost = np.maximum(0, count(amount, width) - (width - np.diff(x.indptr)))
-        return _rank(x, row, np.abs(x.data)) >= lost[row]
-    if method == "n:m":
+        kept = np.asarray(columns)[x.indices]
+    elif method == "threshold":
+        kept = np.asarray(masks.threshold(x.data, amount))
+    elif method == "magnitude":  # those zeros go first
+        kept = _rank(x, row, np.abs(x.data)) >= np.maximum(0, count(amount, width) - zeros)[row]
+    elif method == "n:m":
         n, m = amount
-        return _rank(x, row * (width // m + 1) + x.indices // m, -np.abs(x.data)) < n
-    below = x.data < 0  # ranks after the zeros that are not stored
-    zeros = width - np.diff(x.indptr)
-    rank = _rank(x, row, -x.data)
-    return np.where(below, rank + zeros[row], rank) < amount
+        kept = _rank(x, row * (width // m + 1) + x.indices // m, -np.abs(x.data)) < n
+    else:  # what is below 0 ranks after them
+        rank = _rank(x, row, -x.data)
+        kept = np.where(x.data < 0, rank + zeros[row], rank) < amount
+    return kept
 
 
 def _rank(x: Any, pool: np.ndarray, key: np.ndarray) -> np.ndarray:
