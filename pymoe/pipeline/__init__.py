@@ -12,6 +12,7 @@ from typing import Any
 _NAMES: dict[str, str] = {
     "Reduce": "reduce",
     "Sparsify": "sparsify",
+    "TextEncoder": "text.encoder",
 }
 
 __all__ = sorted(_NAMES)
