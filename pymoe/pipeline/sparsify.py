@@ -201,7 +201,7 @@ def checked(method: str, amount: Any) -> Any:
 def _dense(x: np.ndarray, method: str, amount: Any, columns: np.ndarray | None) -> np.ndarray:
     """(N, D) bool."""
     if method == "random":
-        return np.broadcast_to(np.asarray(columns), x.shape).copy()
+        return np.array(np.broadcast_to(np.asarray(columns), x.shape))
     if method == "threshold":
         return np.asarray(masks.threshold(x, amount))
     if method == "magnitude":
