@@ -21,10 +21,12 @@ SAYS = {  # a line that only a run to the end prints
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
     "15_images": "experts - dense:",
+    "16_recommend": "its price: a prediction depends on the batch",
 }
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
     "15_images": "images.png",
+    "16_recommend": "recommend.png",
 }
 
 
