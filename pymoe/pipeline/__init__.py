@@ -13,6 +13,10 @@ _NAMES: dict[str, str] = {
     "Reduce": "reduce",
     "Sparsify": "sparsify",
     "TextEncoder": "text.encoder",
+    "TextIds": "text.ids",
+    "clean": "text.cleaning",
+    "stop_words": "text.stopping",
+    "tokenize": "text.tokens",
 }
 
 __all__ = sorted(_NAMES)

@@ -46,6 +46,12 @@ class BytePairs:
         """All there is to know, as the library writes it."""
         return self._own.to_str()
 
+    @property
+    def all(self) -> list[str]:
+        """Every piece, the bytes first, then in the order in which they were learnt."""
+        number = self._own.get_vocab()
+        return sorted(number, key=number.__getitem__)
+
     def cut(self, text: str) -> list[str]:
         """The pieces of a text."""
         return self._own.encode(text).tokens

@@ -22,7 +22,7 @@ import scipy.sparse
 
 from pymoe.backend.errors import ConfigError, DataError, check_integer
 from pymoe.pipeline import _sklearn as learn
-from pymoe.pipeline.text import library, strings
+from pymoe.pipeline.text import library, settings, strings
 from pymoe.pipeline.text.bpe import BytePairs
 from pymoe.pipeline.text.counting import Characters, Rows, Span, Words
 from pymoe.pipeline.text.inputs import as_texts
@@ -55,7 +55,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
     >>> encoder.transform(["天气很好", "unknown"]).toarray().max(axis=1) > 0
     array([ True, False])
     >>> encoder.get_feature_names_out()[-5:].tolist()
-    ['天气', '天气 很', '好', '很', '很 好']
+    ['天气 很', '好', '好 !', '很', '很 好']
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         stop_words: str | Collection[str] | None = None,
         clean: bool | Mapping[str, Any] = True,
         lowercase: bool = True,
-        punctuation: bool = False,
+        punctuation: bool = True,
         bpe_size: int = 8000,
     ) -> None:
         self.tokens = tokens
@@ -97,12 +97,8 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         texts = as_texts(X)
         counters, prepared = self._settings()
         prepared.learn(texts)
-        rows = prepared.tokens(texts)
-        if not any(rows):
-            raise DataError(
-                f"none of the {len(texts)} texts has a token left after cleaning (tokens={self.tokens!r}): check that "
-                f"this is the column of the text, or clean less, such as clean={{'markup': False}}"
-            )
+        rows = prepared.rows(texts)
+        prepared.check_some(rows)
         self.bpe_ = prepared.pieces
         self.terms_: list[list[str]] = []
         self.idf_: list[np.ndarray] = []
@@ -119,7 +115,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         texts = as_texts(X)
         counters, prepared = self._settings()
         prepared.pieces = self.bpe_
-        return self._weighted(self._count(prepared.tokens(texts), counters))
+        return self._weighted(self._count(prepared.rows(texts), counters))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The n-gram of each column; with both kinds as word__ and char__ n-grams."""
@@ -134,31 +130,18 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """(settings, arrays): all that ``from_state`` needs, without pickle."""
         learn.check_is_fitted(self)
-        settings = self.get_params(deep=False)
-        if isinstance(self.stop_words, (set, frozenset)):
-            settings["stop_words"] = {"words": sorted(self.stop_words)}
-        elif self.stop_words is not None and not isinstance(self.stop_words, str):
-            settings["stop_words"] = list(self.stop_words)
-        for name in ("ngrams", "char_ngrams"):
-            settings[name] = None if settings[name] is None else [int(n) for n in settings[name]]
-        settings["clean"] = dict(self.clean) if isinstance(self.clean, Mapping) else bool(self.clean)
         arrays: dict[str, np.ndarray] = {}
         for i, terms in enumerate(self.terms_):
             arrays |= strings.pack(f"terms.{i}", terms)
         arrays |= {f"idf.{i}": idf for i, idf in enumerate(self.idf_)}
         if self.bpe_ is not None:
             arrays |= strings.pack("bpe", [self.bpe_.json])
-        return {"settings": settings, "width": self._n_features_out}, arrays
+        return {"settings": settings.to_json(self.get_params(deep=False)), "width": self._n_features_out}, arrays
 
     @classmethod
     def from_state(cls, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> TextEncoder:
         """The fitted transformer that ``state`` described."""
-        settings = dict(meta["settings"])
-        if isinstance(settings["stop_words"], dict):
-            settings["stop_words"] = frozenset(settings["stop_words"]["words"])
-        for name in ("ngrams", "char_ngrams"):
-            settings[name] = None if settings[name] is None else tuple(settings[name])
-        made = cls(**settings)
+        made = cls(**settings.from_json(meta["settings"]))
         kinds = range(1 if made.char_ngrams is None else 2)
         made.terms_ = [strings.unpack(f"terms.{i}", arrays) for i in kinds if f"terms.{i}" in arrays]
         made.idf_ = [arrays[f"idf.{i}"] for i in kinds if f"idf.{i}" in arrays]
@@ -182,14 +165,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         check_integer("min_count", self.min_count)
         if self.max_features is not None:
             check_integer("max_features", self.max_features, least=1 if self.char_ngrams is None else 2)
-        prepared = Preparation(
-            clean=self.clean,
-            lowercase=self.lowercase,
-            tokens=self.tokens,
-            punctuation=self.punctuation,
-            stop_words=self.stop_words,
-            bpe_size=self.bpe_size,
-        )
+        prepared = settings.preparation(self)
         glue = "" if self.tokens in ("characters", "bpe") else " "
         counters: list[Words | Characters] = [Words(_span("ngrams", self.ngrams), glue)]
         if self.char_ngrams is not None:

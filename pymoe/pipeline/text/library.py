@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pymoe.backend.errors import MissingExtraError, install
 
 
+@functools.cache
 def load(name: str, what: str) -> Any:
     """The module ``name``; ``what`` says in the error what needs it.
 

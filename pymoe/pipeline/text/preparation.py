@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pymoe.backend.errors import ConfigError
-from pymoe.pipeline.text import stopping, tokens
+from pymoe.backend.errors import ConfigError, DataError
+from pymoe.pipeline.text import stopping
+from pymoe.pipeline.text import tokens as cutting
 from pymoe.pipeline.text.bpe import BytePairs
 from pymoe.pipeline.text.cleaning import clean as _clean
 
-KINDS = (*tokens.KINDS, "bpe")
+KINDS = (*cutting.KINDS, "bpe")
 WORDS = ("auto", "words", "chinese")  # kinds whose tokens are words
 
 
@@ -59,9 +60,9 @@ class Preparation:
 
     def tokens_of(self, text: str) -> list[str]:
         """The tokens of one text."""
-        return self.tokens([text])[0]
+        return self.rows([text])[0]
 
-    def tokens(self, texts: Collection[str]) -> list[list[str]]:
+    def rows(self, texts: Collection[str]) -> list[list[str]]:
         """The tokens of each text."""
         cut = self._cut()
         found = [cut(self.plain(text)) for text in texts]
@@ -69,9 +70,23 @@ class Preparation:
             found = [[token for token in row if token not in self.stop] for row in found]
         return found
 
+    def check_some(self, rows: Collection[list[str]]) -> None:
+        """DataError unless a token is left."""
+        if not any(rows):
+            raise DataError(
+                f"none of the {len(rows)} texts has a token left after cleaning (tokens={self.kind!r}): check that "
+                f"this is the column of the text, or clean less, such as clean={{'markup': False}}"
+            )
+
+    def inventory(self) -> list[str] | None:
+        """All the tokens there can be, where that is known before any text is."""
+        if self.kind == "bytes":
+            return list(cutting.BYTES)
+        return None if self.pieces is None else self.pieces.all
+
     def _cut(self) -> Callable[[str], list[str]]:
         if self.kind != "bpe":
-            return tokens.cutter(self.kind, self.punctuation)
+            return cutting.cutter(self.kind, self.punctuation)
         assert self.pieces is not None, "learn() first"
         return self.pieces.cut
 

@@ -22,8 +22,8 @@ from pymoe.backend.errors import ConfigError, DataError
 from pymoe.pipeline.text import library
 
 KINDS = ("auto", "words", "chinese", "characters", "bytes")
-_BYTES = tuple(f"<0x{b:02X}>" for b in range(256))
-_RUN = 500  # jieba takes n² steps for n unknown characters in a row
+BYTES = tuple(f"<0x{b:02X}>" for b in range(256))
+_RUN = 256  # jieba takes n² steps for n unknown characters in a row
 
 
 def tokenize(text: str, kind: str = "auto", *, punctuation: bool = False) -> list[str]:
@@ -69,7 +69,7 @@ def _chinese(text: str, *, punctuation: bool) -> list[str]:
 
 
 def _characters(text: str, *, punctuation: bool) -> list[str]:
-    graphemes = _regex().findall(r"\X", text)
+    graphemes = _regex().findall(r"\p{Regional_Indicator}{1,2}+\p{M}*+|\X", text)  # \X takes n² steps for n flags
     if punctuation:
         return graphemes
     wanted = _spoken(False)
@@ -77,7 +77,7 @@ def _characters(text: str, *, punctuation: bool) -> list[str]:
 
 
 def _bytes(text: str, *, punctuation: bool) -> list[str]:
-    return [_BYTES[b] for b in text.encode("utf-8", "surrogatepass")]
+    return [BYTES[b] for b in text.encode("utf-8", "surrogatepass")]
 
 
 _CUT: dict[str, Any] = {
