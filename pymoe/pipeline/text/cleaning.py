@@ -44,7 +44,7 @@ def _patterns() -> _Patterns:
     )
     # Scripts that put no space between words end a URL: 请看http://x.com谢谢.
     ends = r"\s<>\"“”《》「」\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-    url = regex.compile(rf"(?:\b(?:https?|ftp)://|\bwww\.)[^{ends}]++", regex.I)
+    url = regex.compile(rf"(?<![A-Za-z0-9_])(?:(?:https?|ftp)://|www\.)[^{ends}]++", regex.I)
     return _Patterns(control, marks, email, url)
 
 

@@ -207,6 +207,8 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         return blocks
 
     def _weighted(self, blocks: list[Any]) -> scipy.sparse.csr_matrix:
+        for block in blocks:
+            block.sort_indices()  # before the sums of squares, whose last bit the order decides
         if self.codes == "binary":
             for block in blocks:
                 block.data.fill(1)
