@@ -20,13 +20,17 @@ SAYS = {  # a line that only a run to the end prints
     "08_merge_experts": "one dense layer of all eight",
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
+    "14_generate": "temperature 1.5:",
     "15_images": "experts - dense:",
     "16_recommend": "its price: a prediction depends on the batch",
+    "17_text_and_image": "weight of each expert",
 }
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
+    "14_generate": "generate.png",
     "15_images": "images.png",
     "16_recommend": "recommend.png",
+    "17_text_and_image": "text_and_image.png",
 }
 
 
