@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pymoe.backend.errors import ConfigError, DataError
 from pymoe.cli import translate_train
 from pymoe.cli.bar import Bar
-from pymoe.pipeline.translation import evaluate, job, pairs
+from pymoe.pipeline.translation import evaluate, pairs
 from pymoe.pipeline.translation.evaluate import Translated
+from pymoe.pipeline.translation.translator import Translator
 
 # options that belong to one of the two uses
 TRAINING = (
@@ -40,15 +41,12 @@ def run(args: argparse.Namespace) -> int:
 def _translate(args: argparse.Namespace) -> int:
     if len(args.files) > 1:
         raise ConfigError(f"translate one file at a time, got {len(args.files)}: {' '.join(args.files)}")
-    work, state = job.load(job.find(args.model))
-    width = work.settings.width if args.beam is None else args.beam
-    alpha = work.settings.alpha if args.alpha is None else args.alpha
-    how = {"width": width, "alpha": alpha}
+    model = Translator.load(args.model)
     file = args.files[0] if args.files else "-"
     reference = None if args.reference is None else pairs.lines(args.reference)
     if file == "-" and reference is None and sys.stdin.isatty():
         for number, text in enumerate(_typed(), 1):
-            _print(evaluate.translate([text], state.p, work.model, work.bpe, **how), number)
+            _print(model.found([text], width=args.beam, alpha=args.alpha), number)
         return 0
     texts = pairs.lines(file) if file != "-" else _piped()
     if reference is not None and len(reference) != len(texts):
@@ -58,17 +56,20 @@ def _translate(args: argparse.Namespace) -> int:
         )
     if len(texts) >= BAR_FROM and sys.stderr.isatty():
         with Bar("translating", len(texts)) as bar:
-            found = evaluate.translate(
-                texts, state.p, work.model, work.bpe, **how, step=lambda n: [bar.step() for _ in range(n)] and None
-            )
+            found = model.found(texts, width=args.beam, alpha=args.alpha, step=lambda n: _steps(bar, n))
     else:
-        found = evaluate.translate(texts, state.p, work.model, work.bpe, **how)
+        found = model.found(texts, width=args.beam, alpha=args.alpha)
     _print(found)
     if reference is not None:
         scores = evaluate.score([one.text for one in found], reference)
         for line in (str(scores), scores.bleu_signature, scores.chrf_signature):
             print(line, file=sys.stderr)
     return 0
+
+
+def _steps(bar: Bar, n: int) -> None:
+    for _ in range(n):
+        bar.step()
 
 
 def _print(found: list[Translated], first: int = 1) -> None:

@@ -64,9 +64,10 @@ def _run(args: argparse.Namespace, place: Run, work: Job, state: State, texts: T
     count = count_parameters(work.model, state.p)
     left_out = [f"{texts.train.empty:,} with an empty side"] if texts.train.empty else []
     left_out += [f"{data.left_out:,} of more than {work.model.context - 1} tokens"] if data.left_out else []
+    without = f" (left out: {', '.join(left_out)})" if left_out else ""
     print(
         f"text: {', '.join(work.text.train)}, sha256 {work.text.sha256}\n"
-        f"      {len(data.train):,} pairs to train on{f' (left out: {chr(44).join(left_out)})' if left_out else ''}, "
+        f"      {len(data.train):,} pairs to train on{without}, "
         f"{len(texts.valid):,} held out; {work.bpe.size:,} tokens of byte-level BPE\n"
         f"model: {size.describe(work.model)}\n"
         f"       {count.total:,} parameters, {count.active:,} active for a token\n"

@@ -4,5 +4,6 @@
 - ``bpe``: one byte-level vocabulary for both languages;
 - ``batches``: batches by length, a function of (seed, step);
 - ``settings``, ``train``, ``job``: sizes, the loop, what lies in a checkpoint;
-- ``evaluate``: held-out loss, translations by beam search, BLEU and chrF; ``plots``: the learning curve.
+- ``evaluate``: held-out loss, translations by beam search, BLEU and chrF; ``plots``: the learning curve;
+- ``translator``: a trained one in one object.
 """

@@ -17,7 +17,7 @@ from pymoe.backend.rng import generator
 from pymoe.pipeline.translation.pairs import Pairs
 
 PREFIX = "cldr:"
-DATES = 3000
+DATES = 2000
 KINDS = ("territories", "languages", "scripts", "currencies")
 FORMATS = ("full", "long", "medium")
 _DRAW = 6  # the key of this use of the generator
@@ -32,9 +32,9 @@ class Parts(NamedTuple):
 
     @property
     def held_out(self) -> Pairs:
-        """Dates and names together."""
-        both = self.dates, self.names
-        return Pairs(sum((p.source for p in both), ()), sum((p.target for p in both), ()), self.train.where)
+        """Dates and names together, mixed."""
+        both = Pairs(self.dates.source + self.names.source, self.dates.target + self.names.target, self.train.where)
+        return both.take(generator(0, _DRAW).permutation(len(both)))
 
 
 def load(pair: str = "en-de", *, seed: int = 0, dates: int = DATES) -> Parts:

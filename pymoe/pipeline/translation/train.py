@@ -11,6 +11,7 @@ import os
 import time
 from typing import NamedTuple, Protocol
 
+from pymoe.backend.errors import DataError
 from pymoe.backend.rng import generator
 from pymoe.models import seq2seq
 from pymoe.pipeline.translation import batches, evaluate, job
@@ -46,6 +47,11 @@ def prepared(work: Job, train: Pairs, valid: Pairs) -> Data:
     coded = [Encoded(work.bpe.encode_all(t.source), work.bpe.encode_all(t.target)) for t in (train, valid)]
     fit_in = [batches.fitting(c, context) for c in coded]
     learned, held = (c.take(rows) for c, rows in zip(coded, fit_in, strict=True))
+    if not len(held):
+        raise DataError(
+            f"{' and '.join(valid.where)}: no held-out pair has at most {context - 1} tokens a side: give shorter "
+            "sentences, or a longer --context"
+        )
     return Data(learned, valid, held.take(range(min(len(held), work.settings.loss_pairs))), len(train) - len(learned))
 
 
