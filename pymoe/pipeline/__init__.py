@@ -11,6 +11,7 @@ from typing import Any
 # name -> the module that has it
 _NAMES: dict[str, str] = {
     "Reduce": "reduce",
+    "SparseExpertClassifier": "ensemble",
     "Sparsify": "sparsify",
     "TextEncoder": "text.encoder",
     "TextIds": "text.ids",

@@ -214,4 +214,4 @@ def _weighted_em(log_p: np.ndarray, y: np.ndarray, s: np.ndarray, rounds: int = 
 def _features(log_p: np.ndarray) -> np.ndarray:
     """(N, E C): every model's log-probabilities side by side, none below -30."""
     models, n, classes = log_p.shape
-    return np.maximum(log_p, -30.0).transpose(1, 0, 2).reshape(n, models * classes)
+    return np.asarray(np.maximum(log_p, -30.0).transpose(1, 0, 2).reshape(n, models * classes))

@@ -178,8 +178,8 @@ def store(path: str, state: State, proof: str) -> None:
     checkpoint.save(path, arrays, facts)
 
 
-def restore(path: str, proof: str) -> State:
-    """The state that ``store`` wrote, if of the same data and settings; else CheckpointError."""
+def restore(path: str, proof: str, *, keys: tuple[str, ...] = KEYS) -> State:
+    """The state that ``store`` wrote, its parameters in the order of ``keys``; CheckpointError if of another proof."""
     arrays, facts = checkpoint.load(path)
     if facts.get("proof") != proof:
         raise CheckpointError(
@@ -189,7 +189,7 @@ def restore(path: str, proof: str) -> State:
     for name, a in arrays.items():
         group, key = name.split(".")
         groups.setdefault(group, {})[key] = a
-    ordered = {group: {key: found[key] for key in KEYS} for group, found in groups.items()}
+    ordered = {group: {key: found[key] for key in keys} for group, found in groups.items()}
     numbers = {name: tuple(float.fromhex(v) for v in values) for name, values in facts["numbers"].items()}
     return State(
         p=ordered["p"],
@@ -205,8 +205,8 @@ def restore(path: str, proof: str) -> State:
     )
 
 
-def digest(task: Task) -> str:
-    """SHA-256 over all that decides the result of a task."""
+def digest(task: Task, **more: Any) -> str:
+    """SHA-256 over all that decides the result of a task, and over ``more`` settings (JSON)."""
     h = hashlib.sha256()
 
     def add(a: Any) -> None:
@@ -226,6 +226,6 @@ def digest(task: Task) -> str:
 
     for part in (task.x, task.y, task.row_weight, task.start, task.held_out):
         add(part)
-    facts = {"classes": task.n_classes, "l2": task.l2, **dataclasses.asdict(task.settings)}
+    facts = {"classes": task.n_classes, "l2": task.l2, **dataclasses.asdict(task.settings), **more}
     h.update(json.dumps(facts, sort_keys=True).encode())
     return h.hexdigest()
