@@ -15,6 +15,7 @@ _NAMES: dict[str, str] = {
     "Sparsify": "sparsify",
     "TextEncoder": "text.encoder",
     "TextIds": "text.ids",
+    "Translator": "translation.translator",
     "clean": "text.cleaning",
     "stop_words": "text.stopping",
     "tokenize": "text.tokens",
