@@ -44,7 +44,8 @@ class BytePairs:
     @property
     def json(self) -> str:
         """All there is to know, as the library writes it."""
-        return self._own.to_str()
+        written: str = self._own.to_str()
+        return written
 
     @property
     def all(self) -> list[str]:
@@ -54,11 +55,13 @@ class BytePairs:
 
     def cut(self, text: str) -> list[str]:
         """The pieces of a text."""
-        return self._own.encode(text).tokens
+        tokens: list[str] = self._own.encode(text).tokens
+        return tokens
 
     def text(self, pieces: list[str]) -> str:
         """The text that pieces make."""
-        return self._own.decoder.decode(pieces)
+        decoded: str = self._own.decoder.decode(pieces)
+        return decoded
 
     def __reduce__(self) -> Any:
         return BytePairs, (self.json,)

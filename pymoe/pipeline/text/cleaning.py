@@ -127,5 +127,5 @@ def _once(
 
 def _after_url(m: Any) -> str:
     """A space, and the punctuation that ends the sentence and not the address."""
-    address = m.group()
+    address: str = m.group()
     return " " + address[len(address.rstrip(".,;:!?…'\")]}、。，；：！？")) :]

@@ -32,9 +32,12 @@ def from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     ... }
     True
     """
-    found = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    if isinstance(found.get("stop_words"), Mapping):
-        found["stop_words"] = frozenset(found["stop_words"]["words"])
+    found: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    stop = settings.get("stop_words")
+    if isinstance(stop, Mapping):
+        found["stop_words"] = frozenset(stop["words"])
     return found
 
 

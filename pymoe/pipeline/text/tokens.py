@@ -3,7 +3,7 @@ r"""Tokens: a text cut into words, characters or bytes.
 ============ ===========================================================================================================
 auto         words; runs of Han characters cut by jieba: English, Chinese and texts of both
 words        runs of letters, marks and digits, ' and joiners within them; a run of Han is one word
-chinese      the whole text cut by jieba, whose dictionary has words such as T恤 and 卡拉OK
+chinese      the whole text cut by jieba, whose dictionary has words such as T恤
 characters   what a reader calls a character: a letter with its marks, an emoji of several codes (\X, UAX 29)
 bytes        of UTF-8, as <0xE4>
 ============ ===========================================================================================================
@@ -47,11 +47,12 @@ def cutter(kind: str, punctuation: bool = False) -> Callable[[str], list[str]]:
 
 
 def _words(text: str, *, punctuation: bool) -> list[str]:
-    return _pattern(False, punctuation).findall(_straight(text))
+    found: list[str] = _pattern(False, punctuation).findall(_straight(text))
+    return found
 
 
 def _auto(text: str, *, punctuation: bool) -> list[str]:
-    found = _pattern(True, punctuation).findall(_straight(text))
+    found: list[str] = _pattern(True, punctuation).findall(_straight(text))
     if text.isascii() or _han().search(text) is None:
         return found
     tokens: list[str] = []
@@ -69,7 +70,8 @@ def _chinese(text: str, *, punctuation: bool) -> list[str]:
 
 
 def _characters(text: str, *, punctuation: bool) -> list[str]:
-    graphemes = _regex().findall(r"\p{Regional_Indicator}{1,2}+\p{M}*+|\X", text)  # \X takes n² steps for n flags
+    # \X alone takes n² steps for n flags
+    graphemes: list[str] = _regex().findall(r"\p{Regional_Indicator}{1,2}+\p{M}*+|\X", text)
     if punctuation:
         return graphemes
     wanted = _spoken(False)
@@ -118,11 +120,19 @@ def _han() -> Any:
     return _regex().compile(r"\p{Han}")
 
 
+@functools.cache
+def _long() -> Any:
+    return _regex().compile(rf"\p{{Han}}{{{_RUN + 1}}}")
+
+
 def _spoken(punctuation: bool) -> Callable[[str], Any]:
     """Whether a token is said aloud (or, with ``punctuation``, is anything but whitespace)."""
     if punctuation:
         return str.strip
-    return _regex().compile(r"[\p{L}\p{N}\p{Extended_Pictographic}\p{Regional_Indicator}]").search
+    search: Callable[[str], Any] = (
+        _regex().compile(r"[\p{L}\p{N}\p{Extended_Pictographic}\p{Regional_Indicator}]").search
+    )
+    return search
 
 
 @functools.cache
@@ -140,9 +150,10 @@ def _jieba() -> Any:
 
 
 def _segment(text: str) -> list[str]:
-    if len(text) <= _RUN:
-        return _jieba().lcut(text)
+    parts = [text]
+    if len(text) > _RUN and _long().search(text) is not None:
+        parts = _regex().findall(rf"\p{{Han}}{{1,{_RUN}}}|\P{{Han}}+", text)
     tokens: list[str] = []
-    for lo in range(0, len(text), _RUN):
-        tokens += _jieba().lcut(text[lo : lo + _RUN])
+    for part in parts:
+        tokens += _jieba().lcut(part)
     return tokens

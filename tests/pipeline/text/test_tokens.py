@@ -65,6 +65,15 @@ def test_words_lose_nothing_but_space_and_marks_that_stand_alone(text, kind):
     assert [c for c in found if c.isalnum()] == letters
 
 
+def test_a_long_text_is_cut_as_a_short_one_is():
+    for kind in ("auto", "chinese"):
+        assert (
+            tokenize("今天天气很好 extraordinary T恤。" * 99, kind)
+            == tokenize("今天天气很好 extraordinary T恤。", kind) * 99
+        )
+    assert "".join(tokenize("龘" * 1000)) == "龘" * 1000
+
+
 def test_users_words_in_jieba_do_not_change_ours_and_ours_not_theirs():
     try:
         jieba.add_word("很好我们", freq=10**9)
