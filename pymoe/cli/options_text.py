@@ -60,6 +60,68 @@ def add_translate(parser: argparse.ArgumentParser) -> None:
     both.add_argument("--alpha", type=float, metavar="A", help="its length normalisation: 0 none, favours short (0.6)")
 
 
+def _table(parser: argparse.ArgumentParser, *, label: bool) -> None:
+    parser.add_argument("--text", metavar="COL", help="the column of the text: its name, or its number from 1")
+    if label:
+        parser.add_argument("--label", metavar="COL", help="the column of the labels")
+    parser.add_argument("--group", metavar="COL", help="the column of groups, such as domains")
+    parser.add_argument("--format", metavar="F", help="csv, tsv, jsonl, lines (default: by the ending, or by looking)")
+    parser.add_argument("--encoding", default="utf-8", help="of the file: utf-8, latin-1, gb18030, utf-16, ... (utf-8)")
+    parser.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, help="whether the first row of csv and tsv names the columns"
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    parser.add_argument(
+        "--longest", type=int, default=100_000, metavar="N", help="characters of the longest field (100,000)"
+    )
+
+
+def add_classify(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Train a classifier of texts on a csv, tsv or jsonl file, look at it, and use it."
+    actions = parser.add_subparsers(dest="action", metavar="train | predict | report", required=True)
+
+    train = actions.add_parser("train", help="learn from a table of texts and labels, and score on held-out rows")
+    train.description = "Learn from FILE (csv, tsv, jsonl; gzip too; - is standard input; without FILE: --data)."
+    train.add_argument("files", metavar="FILE", nargs="*", help="the table; its columns are guessed, or named here")
+    _table(train, label=True)
+    train.add_argument("--data", help="without FILE: languages, docstrings, sentiment (languages)")
+    train.add_argument("--method", default="moe", help="moe, ensemble, dense (moe)")
+    train.add_argument("--experts", type=int, metavar="E", help="how many (the estimator's default)")
+    train.add_argument("--k", type=int, help="experts for a text")
+    train.add_argument("--subsets", help="ensemble: random, label, cluster, group (group with --group, else cluster)")
+    train.add_argument("--integration", help="ensemble: average, validation, gradient, distance, stacking, gate, ...")
+    train.add_argument("--test", metavar="FILE", help="score on this table, and learn from all of FILE")
+    train.add_argument("--test-share", type=float, metavar="S", help="of each class, held out to score on (0.2)")
+    train.add_argument("--tokens", help="auto, words, chinese, characters, bytes, bpe (auto)")
+    train.add_argument("--stop-words", metavar="L,L", help="leave out the stop words of these languages, such as en,zh")
+    train.add_argument("--max-features", type=int, metavar="N", help="n-grams that are kept (all)")
+    train.add_argument("--out", metavar="DIR", help="the new folder of the model (default: runs/classify-<n>)")
+    train.add_argument("--seed", type=int, default=0, help="of everything that is drawn (0)")
+
+    predict = actions.add_parser("predict", help="labels for new texts, from a file or standard input")
+    predict.description = (
+        "Labels for the texts in FILE, or line by line from standard input: label, probability, and the text."
+    )
+    predict.add_argument("model", metavar="MODEL", help="the folder of a trained classifier")
+    predict.add_argument("files", metavar="FILE", nargs="*", help="a table with a column of texts, or plain lines")
+    _table(predict, label=False)
+    predict.add_argument("--route", action="store_true", help="also which experts answered, with which weight")
+    predict.add_argument("--all", action="store_true", help="also the probability of every class")
+    predict.add_argument("--no-text", action="store_true", help="do not repeat the text")
+    predict.add_argument("--to", default="tsv", metavar="F", help="tsv, csv, jsonl (tsv)")
+    predict.add_argument("--out", metavar="FILE", help="a new file, in place of standard output")
+
+    report = actions.add_parser("report", help="how good it is, on which classes, by which expert; HTML and PNG")
+    report.description = "Accuracy, F1, confusion matrix, experts, errors, on FILE or on what training held out."
+    report.add_argument("model", metavar="MODEL", help="the folder of a trained classifier")
+    report.add_argument("files", metavar="FILE", nargs="*", help="a table of texts and labels (default: held-out rows)")
+    _table(report, label=True)
+    report.add_argument("--errors", type=int, default=20, metavar="N", help="errors that are shown (20)")
+    report.add_argument("--out", metavar="DIR", help="a new folder for report.html and the pictures (MODEL/report)")
+    report.add_argument("--no-plots", action="store_true", help="draw no pictures")
+
+
 COMMANDS = {
+    "classify": (add_classify, "train a classifier of texts on your own table, and predict with it"),
     "translate": (add_translate, "train a translator on pairs of sentences, and translate with it"),
 }

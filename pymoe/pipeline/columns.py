@@ -84,6 +84,8 @@ def choose(
         if known and role in known and known[role] in names:
             at[role] = names.index(known[role])
             continue
+        if role == "group":  # nothing else needs it
+            continue
         at[role], why = _guess(sheet, names, rows, role, at)
         notes.append(f"{role} is the column {names[at[role]]!r}: {why}")
     if at.get("text") == at.get("label"):

@@ -153,7 +153,7 @@ def _sha256(document: Mapping[str, Any]) -> str:
 def _classes() -> tuple[str, ...]:
     from pymoe import pipeline
 
-    return tuple(pipeline._NAMES)
+    return tuple(name for name in pipeline._NAMES if name[0].isupper())
 
 
 def _class(name: str) -> Any:

@@ -96,7 +96,7 @@ def read(
         names, rows = _json(text, where, skip_bad, notes)
     elif form == "lines":
         names = ("text",)
-        rows = [Row(i, [line]) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [Row(i, [line]) for i, line in enumerate(lines(text), 1)]
     else:
         rows = _cut(text, where, form, skip_bad, notes)
     rows = [_not_too_long(row, where, longest, cut, notes) for row in rows]
@@ -239,8 +239,17 @@ def parsed(text: str, delimiter: str) -> tuple[list[Row], int | None]:
 
 
 def _plain(text: str, delimiter: str) -> list[Row]:
-    lines = enumerate(text.splitlines(), 1)
-    return [Row(i, line.split(delimiter)) for i, line in lines if line.strip()]
+    return [Row(i, line.split(delimiter)) for i, line in enumerate(lines(text), 1) if line.strip()]
+
+
+def lines(text: str) -> list[str]:
+    """Cut at \\n and \\r\\n only: ``splitlines`` would cut a text at a form feed or U+2028 too.
+
+    >>> lines("a\\r\\n\\nb\\x0cc\\n")
+    ['a', '', 'b\\x0cc']
+    """
+    found = [line.removesuffix("\r") for line in text.split("\n")]
+    return found if found[-1] else found[:-1]
 
 
 def _ragged(rows: list[Row]) -> bool:
@@ -263,7 +272,7 @@ def _delimiter(text: str) -> str:
 
 @contextmanager
 def unlimited() -> Iterator[None]:
-    """Python's csv refuses fields of 128 KiB, a limit of the whole process; here ``longest`` does, with a better word."""
+    """Python's csv refuses fields of 128 KiB, a limit of the whole process; here ``longest`` does it, and says more."""
     before = csv.field_size_limit(2**31 - 1)
     try:
         yield
@@ -320,7 +329,7 @@ def _objects(text: str) -> Iterator[tuple[int, dict[str, Any], str]]:
                 problem = "" if isinstance(value, dict) else f"(the entry {i}) is no object but {type(value).__name__}"
                 yield i, value, problem
             return
-    for i, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a JSON string
+    for i, line in enumerate(lines(text), 1):
         if line.strip():
             yield (i, *json_object(line))
 

@@ -11,12 +11,12 @@ TOPICS = {
     "network": "email ftplib http imaplib mailbox poplib smtplib socket socketserver ssl urllib wsgiref xmlrpc "
     "ipaddress nntplib telnetlib",
     "concurrency": "asyncio concurrent multiprocessing queue sched selectors subprocess threading",
-    "code": "ast bdb code codeop compileall dis doctest importlib inspect lib2to3 modulefinder pdb pkgutil pyclbr pydoc "
-    "runpy symtable timeit token tokenize trace tracemalloc typing unittest zipimport",
+    "code": "ast bdb code codeop compileall dis doctest importlib inspect lib2to3 modulefinder pdb pkgutil pyclbr "
+    "pydoc runpy symtable timeit token tokenize trace tracemalloc typing unittest zipimport",
     "numbers and time": "calendar datetime _pydatetime decimal _pydecimal fractions numbers random statistics colorsys "
     "_strptime zoneinfo",
-    "files and formats": "configparser csv dbm filecmp fileinput glob gzip json lzma bz2 pathlib pickle plistlib shelve "
-    "shutil sqlite3 tarfile tempfile tomllib xml zipfile html base64 os io _pyio",
+    "files and formats": "configparser csv dbm filecmp fileinput glob gzip json lzma bz2 pathlib pickle plistlib "
+    "shelve shutil sqlite3 tarfile tempfile tomllib xml zipfile html base64 os io _pyio",
     "text": "argparse cmd codecs difflib encodings gettext getopt locale optparse pprint re reprlib shlex string "
     "stringprep textwrap",
     "windows": "tkinter turtle turtledemo idlelib curses",
