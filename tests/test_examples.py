@@ -20,6 +20,7 @@ SAYS = {  # a line that only a run to the end prints
     "08_merge_experts": "one dense layer of all eight",
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
+    "12_sentiment_by_domain_experts": "against one model of all",
     "14_generate": "temperature 1.5:",
     "15_images": "experts - dense:",
     "16_recommend": "its price: a prediction depends on the batch",
@@ -27,6 +28,7 @@ SAYS = {  # a line that only a run to the end prints
 }
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
+    "12_sentiment_by_domain_experts": "sentiment_by_domain.png",
     "14_generate": "generate.png",
     "15_images": "images.png",
     "16_recommend": "recommend.png",
@@ -43,7 +45,7 @@ def test_example(example, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", str(example), str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYMOE_DATA": ""},
         capture_output=True,
         text=True,
         timeout=300,
