@@ -30,11 +30,10 @@ def run(args: argparse.Namespace) -> int:
         if args.reference is not None:
             raise ConfigError("--reference belongs to `pymoe translate MODEL`; to train, give the pairs with --test")
         return translate_train.run(args)
-    extra = [f"--{n.replace('_', '-')}" for n in TRAINING if getattr(args, n) not in (None, False)]
-    if extra:
-        raise ConfigError(
-            f"{', '.join(extra)}: of `pymoe translate train`, not of `pymoe translate MODEL`: leave it out"
-        )
+    given = [n for n in TRAINING if getattr(args, n) is not None and getattr(args, n) is not False]
+    if given:
+        extra = ", ".join(f"--{n.replace('_', '-')}" for n in given)
+        raise ConfigError(f"leave out {extra}: `pymoe translate train` takes it, `pymoe translate MODEL` does not")
     return _translate(args)
 
 
