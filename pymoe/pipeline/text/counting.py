@@ -12,6 +12,7 @@ distinct word, and the sparse product.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -38,50 +39,62 @@ def grams(tokens: list[str], span: Span, glue: str = " ") -> list[str]:
     return found
 
 
-class Words:
+class _Counts:
+    """What counts known n-grams; made once, for it takes longer than to count a text."""
+
+    _known: Any = None
+    _settings: dict[str, Any]
+
+    def know(self, terms: list[str]) -> None:
+        """The n-grams to count from now on, column by column."""
+        self._width = len(terms)
+        if terms:
+            self._known = _counter(vocabulary={term: i for i, term in enumerate(terms)}, **self._settings)
+
+
+class Words(_Counts):
     """Counts the n-grams of tokens."""
 
     def __init__(self, span: Span, glue: str = " ") -> None:
-        self._analyzer = lambda tokens: grams(tokens, span, glue)
+        self._settings = {"analyzer": functools.partial(grams, span=span, glue=glue)}
 
     def learn(self, rows: Rows) -> tuple[scipy.sparse.csr_matrix, list[str]]:
         """(C, the n-grams in the order of code points)."""
-        return _learn(_counter(analyzer=self._analyzer), rows)
+        return _learn(_counter(**self._settings), rows)
 
-    def count(self, rows: Rows, known: dict[str, int]) -> scipy.sparse.csr_matrix:
-        """C for the n-grams that are known, {n-gram: column}."""
-        return _counter(analyzer=self._analyzer, vocabulary=known).transform(rows)
+    def count(self, rows: Rows) -> scipy.sparse.csr_matrix:
+        """C of the known n-grams."""
+        return self._known.transform(rows) if self._width else _empty(rows, 0)
 
     def hashed(self, rows: Rows, width: int) -> scipy.sparse.csr_matrix:
         """C with column hash(n-gram) mod width."""
-        return _hasher(width, analyzer=self._analyzer).transform(rows)
+        return _hasher(width, **self._settings).transform(rows)
 
 
-class Characters:
+class Characters(_Counts):
     """Counts the n-grams of characters within words."""
 
     def __init__(self, span: Span) -> None:
-        self._span = span
+        self._settings = {"analyzer": "char_wb", "ngram_range": span}
 
     def learn(self, rows: Rows) -> tuple[scipy.sparse.csr_matrix, list[str]]:
         """(C, the n-grams in the order of code points)."""
         a, words = distinct(rows)
-        b, names = _learn(_counter(analyzer="char_wb", ngram_range=self._span), words)
+        b, names = _learn(_counter(**self._settings), words)
         return _product(a, b), names
 
-    def count(self, rows: Rows, known: dict[str, int]) -> scipy.sparse.csr_matrix:
-        """C for the n-grams that are known, {n-gram: column}."""
-        vectorizer = _counter(analyzer="char_wb", ngram_range=self._span, vocabulary=known)
-        return self._of_words(rows, vectorizer.transform, len(known))
+    def count(self, rows: Rows) -> scipy.sparse.csr_matrix:
+        """C of the known n-grams."""
+        return self._of_words(rows, self._known.transform, self._width) if self._width else _empty(rows, 0)
 
     def hashed(self, rows: Rows, width: int) -> scipy.sparse.csr_matrix:
         """C with column hash(n-gram) mod width."""
-        return self._of_words(rows, _hasher(width, analyzer="char_wb", ngram_range=self._span).transform, width)
+        return self._of_words(rows, _hasher(width, **self._settings).transform, width)
 
     def _of_words(self, rows: Rows, transform: Callable[[list[str]], Any], width: int) -> scipy.sparse.csr_matrix:
         a, words = distinct(rows)
         if not words:
-            return scipy.sparse.csr_matrix((len(rows), width), dtype=np.float32)
+            return _empty(rows, width)
         return _product(a, transform(words))
 
 
@@ -99,6 +112,10 @@ def distinct(rows: Rows) -> tuple[scipy.sparse.csr_matrix, list[str]]:
     a = scipy.sparse.csr_matrix((np.ones(len(flat), np.float32), flat, ends), shape=(len(rows), len(ids)))
     a.sum_duplicates()
     return a, list(ids)
+
+
+def _empty(rows: Rows, width: int) -> scipy.sparse.csr_matrix:
+    return scipy.sparse.csr_matrix((len(rows), width), dtype=np.float32)
 
 
 def _product(a: Any, b: Any) -> scipy.sparse.csr_matrix:

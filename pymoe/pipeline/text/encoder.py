@@ -107,15 +107,14 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         else:
             blocks = self._learn(rows, counters)
         self._n_features_out = sum(block.shape[1] for block in blocks)
+        self._keep(counters, prepared)
         return self._weighted(blocks)
 
     def transform(self, X: Iterable[str]) -> scipy.sparse.csr_matrix:
         """x (N, V); a text without a known n-gram is a row of zeros."""
         learn.check_is_fitted(self)
         texts = as_texts(X)
-        counters, prepared = self._settings()
-        prepared.pieces = self.bpe_
-        return self._weighted(self._count(prepared.rows(texts), counters))
+        return self._weighted(self._count(self._prepared.rows(texts), self._counters))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The n-gram of each column; with both kinds as word__ and char__ n-grams."""
@@ -147,6 +146,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
         made.idf_ = [arrays[f"idf.{i}"] for i in kinds if f"idf.{i}" in arrays]
         made.bpe_ = BytePairs(strings.unpack("bpe", arrays)[0]) if "bpe" in arrays else None
         made._n_features_out = int(meta["width"])
+        made._keep(*made._settings())
         return made
 
     def __sklearn_tags__(self) -> Any:
@@ -177,6 +177,13 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
             counters.append(Characters(_span("char_ngrams", self.char_ngrams)))
         return counters, prepared
 
+    def _keep(self, counters: list[Words | Characters], prepared: Preparation) -> None:
+        """What ``transform`` uses, ready for texts that come one at a time."""
+        for counter, terms in zip(counters, self.terms_, strict=self.codes != "hashing"):
+            counter.know(terms)
+        prepared.pieces = self.bpe_
+        self._counters, self._prepared = counters, prepared
+
     def _learn(self, rows: Rows, counters: list[Words | Characters]) -> list[Any]:
         """The counts of the n-grams that are kept, which become ``terms_``."""
         found = [counter.learn(rows) for counter in counters]
@@ -198,13 +205,7 @@ class TextEncoder(learn.TransformerMixin, learn.BaseEstimator):  # type: ignore[
             width = self.max_features or _HASHED
             widths = [width] if len(counters) == 1 else [width // 2, width - width // 2]
             return [counter.hashed(rows, w) for counter, w in zip(counters, widths, strict=True)]
-        blocks = []
-        for counter, terms in zip(counters, self.terms_, strict=True):
-            if terms:
-                blocks.append(counter.count(rows, {term: i for i, term in enumerate(terms)}))
-            else:
-                blocks.append(scipy.sparse.csr_matrix((len(rows), 0), dtype=np.float32))
-        return blocks
+        return [counter.count(rows) for counter in counters]
 
     def _weighted(self, blocks: list[Any]) -> scipy.sparse.csr_matrix:
         for block in blocks:
