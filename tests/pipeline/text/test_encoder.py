@@ -314,3 +314,15 @@ def test_texts_and_settings_are_left_alone():
     x.data *= 2
     same(encoder.transform(texts), kept)
     assert texts == TEXTS and stop == ["en"] and switches == {"urls": False}
+
+
+@pytest.mark.parametrize("settings", [{}, {"codes": "hashing", "max_features": 1000}], ids=repr)
+def test_rows_one_at_a_time_are_the_rows_together(settings):
+    encoder = TextEncoder(**settings).fit(TEXTS)
+    one_by_one = scipy.sparse.vstack([encoder.transform([text]) for text in NEW], format="csr")
+    same(one_by_one, encoder.transform(NEW))
+
+
+def test_a_text_of_a_megabyte_is_a_row_like_any_other():
+    encoder = TextEncoder(min_count=1).fit(["x" * 10**6, "天" * 3000, "short"])
+    assert encoder.transform(["short " * 160_000]).nnz > 0
