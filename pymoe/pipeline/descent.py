@@ -47,7 +47,7 @@ class Settings:
     solver: str = "lbfgs"
     rounds: int = 10
     length: int = 50
-    tol: float = 1e-5
+    tol: float = 1e-4
     patience: int = 3
     lr: float = 0.01
     batch: int = 256

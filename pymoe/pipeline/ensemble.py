@@ -87,7 +87,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         l2: float = 1.0,
         l2_trunk: float | None = None,
         solver: str = "lbfgs",
-        tol: float = 1e-5,
+        tol: float = 1e-4,
         max_rounds: int = 10,
         early_stopping: bool = False,
         patience: int = 3,
@@ -199,7 +199,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """(settings and facts for JSON, arrays): all that ``from_state`` needs to predict the same bits, no pickle."""
         learn.check_is_fitted(self)
-        parameters = self.get_params(deep=False)
+        parameters = {n: v.item() if isinstance(v, np.generic) else v for n, v in self.get_params(deep=False).items()}
         for name in ("sparsifier", "reducer", "folder", "random_state"):
             parameters.pop(name)
         if parameters["weights"] is not None:

@@ -11,9 +11,13 @@ accuracy          ∝ the share of held-out rows that model i gets right        
 validation        most likely on held-out rows: ``sharing.integrate.stacked_weights``, by EM      probabilities
 gradient          the same, softmax(θ) with θ by Adam on ``ops.mixture_nll``                      probabilities
 distance          ∝ exp(-d_i(x)²/T) of the k nearest centres (c-BTM)                              probabilities
+posterior         p(i | x), that x is of subset i: a softmax regression of the subset on x        probabilities
 gate              a router of x, trained through ``ops.mixture_nll``: ``ensemble_gate``           probabilities
 stacking          none: a softmax regression on the held-out log-probabilities of all models      (its own)
 ================= =============================================================================== ==================
+
+``posterior`` is the law of total probability, p(c | x) = Σ_i p(i | x) p(c | x, i): for groups or clusters that a row can
+be told from; of random subsets it says 1/E and a little noise.
 
 A soft vote is the class of the largest average.  What is learnt is learnt on rows that no model was trained on:
 a model is always right about rows that it has learnt by heart, and says nothing by it about the next row.
@@ -39,7 +43,8 @@ from pymoe.pipeline.descent import Settings
 from pymoe.sharing import integrate
 
 RULES = (
-    "vote", "average", "weights", "logit_average", "accuracy", "validation", "gradient", "distance", "gate", "stacking",
+    "vote", "average", "weights", "logit_average", "accuracy", "validation", "gradient", "distance", "posterior", "gate",
+    "stacking",
 )  # fmt: skip
 LEARNT = ("accuracy", "validation", "gradient", "gate", "stacking")  # on held-out rows
 
@@ -60,6 +65,9 @@ class Rule:
         if self.name == "distance":
             squared = subsets.distances(x, self.arrays["centres"])
             return np.asarray(integrate.cluster_weights(squared, temperature=self.temperature, k=self.k))
+        if self.name == "posterior":
+            found = softmax_regression.log_p(x, self.arrays["weight"], self.arrays["bias"])
+            return np.ascontiguousarray(np.exp(found).T)
         if self.name == "gate":
             return np.asarray(ensemble_gate.route(x, self.arrays["weight"], self.arrays["bias"], k=self.k)[0])
         lam = self.arrays.get("weights", np.full(models, 1 / models))
@@ -83,10 +91,13 @@ def given(
     *,
     weights: Sequence[float] | np.ndarray | None = None,
     centres: np.ndarray | None = None,
+    posterior: tuple[np.ndarray, np.ndarray] | None = None,
     k: int | None = None,
     temperature: float = 0.1,
 ) -> Rule:
-    """A rule that looks at no answers: vote, average, weights, logit_average, distance.
+    """A rule that looks at no answers: vote, average, weights, logit_average, distance, posterior.
+
+    weights (E,); centres (E, D) of "distance"; posterior (W (E, D), b (E,)), the regression of the subset on x.
 
     >>> log_p = np.log(np.array([[[0.9, 0.1]], [[0.8, 0.2]]]))  # the article's two models, one text
     >>> given("weights", weights=[0.6, 0.4]).combine(log_p, np.zeros((1, 3))).round(15)
@@ -106,6 +117,10 @@ def given(
         if centres is None:
             raise ConfigError("integration='distance' needs the centres (E, D) of the experts' rows")
         return Rule(name, k, temperature, {"centres": centres})
+    if name == "posterior":
+        if posterior is None:
+            raise ConfigError("integration='posterior' needs the regression of the subset on x, (W (E, D), b (E,))")
+        return Rule(name, arrays={"weight": posterior[0], "bias": posterior[1]})
     return Rule(name)
 
 
@@ -195,7 +210,7 @@ def _gate(x: Any, log_p: np.ndarray, y: np.ndarray, s: np.ndarray, k: int | None
             loss, cache = ensemble_gate.forward(x, p["weight"], p["bias"], log_p, y, row_weight=s, k=choices, l2=l2)
             return float(loss), ensemble_gate.backward(1.0, cache)
 
-        start = descent.run(objective, start, Settings(rounds=4)).result
+        start = descent.run(objective, start, Settings(rounds=4, tol=1e-6)).result
     return start
 
 

@@ -195,7 +195,12 @@ def _rule(
             centres = np.stack([np.asarray(m).reshape(-1) for m in means])
             centres = centres.mean(axis=0, keepdims=True) if plan.sharing == "average" else centres
         rule = ensemble_rules.given(
-            plan.integration, weights=plan.weights, centres=centres, k=plan.k, temperature=plan.temperature
+            plan.integration,
+            weights=plan.weights,
+            centres=centres,
+            posterior=_posterior(plan, data, parts) if plan.integration == "posterior" else None,
+            k=plan.k,
+            temperature=plan.temperature,
         )
         given = rule.arrays.get("weights")
         if given is not None and len(given) != len(models):
@@ -207,3 +212,16 @@ def _rule(
     log_p = log_softmax.forward(ensemble_fused.expert_logits(x, weight, bias))[0]
     s = data.weight[rows]
     return ensemble_rules.learnt(plan.integration, log_p, data.y[rows], x=x, row_weight=s, k=plan.k, l2=plan.l2)
+
+
+def _posterior(plan: Plan, data: Data, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(W (E, D), b (E,)) of p(subset | x), from the rows and the subsets they are in."""
+    if plan.sharing == "average":
+        return np.zeros((1, int(data.x.shape[1]))), np.zeros(1)
+    rows = np.concatenate(parts)
+    of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    task = Task(
+        data.x[rows], of, len(parts), data.weight[rows], plan.l2_trunk, settings=plan.settings, name="posterior"
+    )
+    found = sub_models.fit_all([task], folder=plan.folder)[0]
+    return found.weight, found.bias

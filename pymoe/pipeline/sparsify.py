@@ -151,7 +151,8 @@ class Sparsify(learn.OneToOneFeatureMixin, learn.TransformerMixin, learn.BaseEst
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """(settings, arrays): all that ``from_state`` needs, without pickle."""
         learn.check_is_fitted(self)
-        meta = {"method": self.method, "amount": self.amount, "output": self.output, "width": int(self.n_features_in_)}
+        amount = self.amount.item() if isinstance(self.amount, np.generic) else self.amount
+        meta = {"method": self.method, "amount": amount, "output": self.output, "width": int(self.n_features_in_)}
         return meta, {} if self.columns_ is None else {"columns": self.columns_}
 
     @classmethod

@@ -165,6 +165,16 @@ def test_experts_of_groups_beat_their_dense_twin_where_the_groups_differ_and_a_k
     assert (lam[:300].argmax(1) == (test[2][:300] == "news")).all()
 
 
+def test_the_posterior_is_the_law_of_total_probability() -> None:
+    x, y, g = data(0, 600)
+    test = data(1, 600)
+    model = SparseExpertClassifier(subsets="group", integration="posterior", random_state=0).fit(x, y, groups=g)
+    lam = model.route(test[0])
+    film = LogisticRegression(tol=1e-8).fit(x, g == "film").predict_proba(test[0])[:, 1]
+    assert np.abs(lam[:, 0] - film).max() < 0.1 and ((lam[:, 0] > 0.5) == (test[2] == "film")).mean() > 0.95
+    assert model.score(*test[:2]) > model.dense_twin().fit(x, y).score(*test[:2]) + 0.1
+
+
 def test_the_dense_twin_is_one_logistic_regression() -> None:
     x, y, _ = data()
     twin = SparseExpertClassifier(5, l2=0.5, tol=1e-9).dense_twin().fit(x, y)

@@ -60,7 +60,7 @@ def loop(name: str, log_p: np.ndarray, lam: np.ndarray) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("name", ["vote", "average", "weights", "logit_average", "distance", "gate"])
+@pytest.mark.parametrize("name", ["vote", "average", "weights", "logit_average", "distance", "posterior", "gate"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_each_rule_is_its_loop(name: str, sparse: bool) -> None:
     log_p, x = answers(), rows()
@@ -77,6 +77,12 @@ def test_each_rule_is_its_loop(name: str, sparse: bool) -> None:
             d = [sum((x[n, j] / length - centre[j]) ** 2 for j in range(D)) for centre in centres]
             near = sorted(range(E), key=lambda i: (d[i], i))[:2]
             mass = [math.exp(-d[i] / 0.5) if i in near else 0.0 for i in range(E)]
+            lam[:, n] = [m / sum(mass) for m in mass]
+    elif name == "posterior":
+        w, b = rng(6).standard_normal((E, D)), rng(7).standard_normal(E)
+        rule = ensemble_rules.given(name, posterior=(w, b))
+        for n in range(N):
+            mass = [math.exp(sum(w[e, j] * x[n, j] for j in range(D)) + b[e]) for e in range(E)]
             lam[:, n] = [m / sum(mass) for m in mass]
     elif name == "gate":
         w, b = rng(6).standard_normal((E, D)), rng(7).standard_normal(E)
@@ -296,6 +302,7 @@ def test_soft_votes_and_hard_votes_may_differ() -> None:
         (lambda: ensemble_rules.given("weights", weights=[-1.0, 2.0]), "numbers >= 0"),
         (lambda: ensemble_rules.given("weights", weights=[0.0, 0.0]), "not all 0"),
         (lambda: ensemble_rules.given("distance"), "needs the centres"),
+        (lambda: ensemble_rules.given("posterior"), "regression of the subset"),
         (lambda: ensemble_rules.given("gate"), "learnt from held-out"),
         (lambda: ensemble_rules.learnt("vote", answers(), targets()), "not learnt"),
     ],
