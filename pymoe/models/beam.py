@@ -137,9 +137,9 @@ def _best(z: np.ndarray, live: _Live, room: np.ndarray, width: int) -> tuple[np.
     rank = np.arange(len(live.source)) - np.repeat(first, rows)
     table = np.full((len(sources), int(rows.max()), width), -np.inf)  # one line a source
     table[np.repeat(np.arange(len(sources)), rows), rank] = candidates
-    table = table.reshape(len(sources), -1)
-    order = np.argsort(-table, axis=1, kind="stable")
-    value = np.take_along_axis(table, order, axis=1)
+    scores = np.reshape(table, (len(sources), -1))
+    order = np.argsort(-scores, axis=1, kind="stable")
+    value = np.take_along_axis(scores, order, axis=1)
     kept = (np.arange(order.shape[1]) < room[sources][:, None]) & (value > -np.inf)
     line, place = np.nonzero(kept)
     at = order[line, place]

@@ -103,7 +103,8 @@ def score(found: Sequence[str], reference: Sequence[str]) -> Scores:
     if not found:
         raise DataError("there is nothing to score: no line was translated")
     try:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
         raise MissingExtraError(f"BLEU and chrF need sacrebleu ({error}): {install('text')}") from None
     bleu, chrf = BLEU(), CHRF()
