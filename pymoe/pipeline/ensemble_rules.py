@@ -16,8 +16,8 @@ gate              a router of x, trained through ``ops.mixture_nll``: ``ensemble
 stacking          none: a softmax regression on the held-out log-probabilities of all models      (its own)
 ================= =============================================================================== ==================
 
-``posterior`` is the law of total probability, p(c | x) = Σ_i p(i | x) p(c | x, i): for groups or clusters that a row can
-be told from; of random subsets it says 1/E and a little noise.
+``posterior`` is the law of total probability, p(c | x) = Σ_i p(i | x) p(c | x, i): for groups or clusters that show in
+a row; of random subsets it says 1/E and a little noise.
 
 A soft vote is the class of the largest average.  What is learnt is learnt on rows that no model was trained on:
 a model is always right about rows that it has learnt by heart, and says nothing by it about the next row.
@@ -43,8 +43,8 @@ from pymoe.pipeline.descent import Settings
 from pymoe.sharing import integrate
 
 RULES = (
-    "vote", "average", "weights", "logit_average", "accuracy", "validation", "gradient", "distance", "posterior", "gate",
-    "stacking",
+    "vote", "average", "weights", "logit_average", "accuracy", "validation", "gradient", "distance", "posterior",
+    "gate", "stacking",
 )  # fmt: skip
 LEARNT = ("accuracy", "validation", "gradient", "gate", "stacking")  # on held-out rows
 

@@ -270,8 +270,8 @@ def test_the_gate_and_stacking_learn_who_knows_what() -> None:
         clear = np.abs(x[300:, 0]) > 0.3
         assert (lam.argmax(0)[clear] == (x[300:, 0] <= 0)[clear]).mean() > 0.95
         assert k is None or ((lam == 0) | (lam == 1)).all()
-        right = (rule.combine(log_p[:, 300:], x[300:]).argmax(1) == y[300:]).mean()
-        assert right > 0.95
+        right = rule.combine(log_p[:, 300:], x[300:]).argmax(1) == y[300:]
+        assert right[clear].mean() > 0.97
     upside_down = log_p[:, :, ::-1]  # an average of these is always wrong
     rule = ensemble_rules.learnt("stacking", upside_down[:, :300], y[:300])
     assert (rule.combine(upside_down[:, 300:], x[300:]).argmax(1) == y[300:]).mean() == 1.0
