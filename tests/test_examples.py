@@ -21,6 +21,7 @@ SAYS = {  # a line that only a run to the end prints
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
     "12_sentiment_by_domain_experts": "against one model of all",
+    "13_translate": "source -> translation of the experts",
     "14_generate": "temperature 1.5:",
     "15_images": "experts - dense:",
     "16_recommend": "its price: a prediction depends on the batch",
@@ -29,6 +30,7 @@ SAYS = {  # a line that only a run to the end prints
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
     "12_sentiment_by_domain_experts": "sentiment_by_domain.png",
+    "13_translate": "translate.png",
     "14_generate": "generate.png",
     "15_images": "images.png",
     "16_recommend": "recommend.png",
