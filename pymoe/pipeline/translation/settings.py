@@ -11,7 +11,7 @@ from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.models.seq2seq import Seq2SeqConfig
 from pymoe.train.settings import UpdateSettings
 
-LEAST_STEPS, MOST_STEPS = 300, 4000
+LEAST_STEPS, MOST_STEPS = 300, 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class TranslateSettings(UpdateSettings):
     and all of ``UpdateSettings``.
     """
 
-    batch_tokens: int = 3000
+    batch_tokens: int = 2000
     loss_pairs: int = 500
     bleu_pairs: int = 200
     width: int = 5
@@ -88,14 +88,14 @@ def config(sizes: Sizes, vocabulary: int) -> Seq2SeqConfig:
 
 def steps(preset: Preset, batches: int) -> int:
     """The number of optimiser steps for so many batches an epoch: some epochs, within bounds."""
-    least = min(LEAST_STEPS, 10 * preset.epochs)
+    least = min(LEAST_STEPS, 10 * preset.epochs)  # "tiny" stays tiny
     return min(MOST_STEPS, max(least, preset.epochs * batches))
 
 
 def _default(n: int) -> TranslateSettings:
     return TranslateSettings(
         steps=n, lr=2e-3, floor=1e-4, warmup=min(300, n // 10), beta2=0.98, decay=0.01, balance=0.02, z=0.0,
-        eval_every=max(1, n // 10), batch_tokens=3000,
+        eval_every=max(1, n // 10), batch_tokens=2000,
     )  # fmt: skip
 
 
@@ -116,8 +116,8 @@ def _tiny(n: int) -> TranslateSettings:
 PRESETS = {
     "default": Preset(
         "sentences: 29,000 pairs in about 25 minutes on two cores",
-        Sizes(d_model=256, layers=3, heads=4, d_ff=256, experts=8, k=2),
-        5000,
+        Sizes(d_model=192, layers=2, heads=4, d_ff=192, experts=8, k=2),
+        4000,
         15,
         _default,
     ),
