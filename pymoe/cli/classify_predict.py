@@ -95,7 +95,8 @@ class Writer:
         row: dict[str, Any] = {"label": self._found.classes[best], "probability": round(float(p[best]), 4)}
         if weights is not None:
             order = [int(e) for e in np.argsort(-weights, kind="stable") if weights[e] > 0]
-            row["experts"] = {str(e): round(float(weights[e]), 4) for e in order}
+            names = classification.expert_names(self._found.model, len(weights))
+            row["experts"] = {names[e]: round(float(weights[e]), 4) for e in order}
         if self._args.all:
             every = {label: round(float(v), 4) for label, v in zip(self._found.classes, p, strict=True)}
             row |= {"probabilities": every} if self._delimiter is None else {f"p({k})": v for k, v in every.items()}

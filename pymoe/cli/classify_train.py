@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -68,6 +69,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         method=args.method, experts=args.experts, k=args.k, subsets=args.subsets, integration=args.integration,
         test_share=0.2 if args.test_share is None else args.test_share, seed=args.seed, encoder=encoder,
+        verbose=sys.stderr.isatty(),
     )  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def _save(place: str, table: Table, settings: Settings, trained: Trained) -> Non
         "data": {"where": table.where, "sha256": table.sha256, "rows": len(table.texts)},
         "test_share": settings.test_share,
         "seed": settings.seed,
-        "scores": {name: score._asdict() for name, score in trained.scores.items()},
+        "scores": [[name, *score] for name, score in trained.scores.items()],
         "seconds": {name: round(s, 3) for name, s in trained.seconds.items()},
         "environment": info.environment(),
         "held_out_sha256": held_out.write(place, held, classes, trained.probabilities) if held.texts else None,

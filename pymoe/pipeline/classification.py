@@ -15,7 +15,8 @@ from pymoe.backend.errors import ConfigError, DataError, check_integer
 from pymoe.backend.rng import generator
 from pymoe.pipeline.columns import Table
 
-METHODS = ("moe", "ensemble", "dense")
+NAMES = {"moe": "the sparse network", "ensemble": "the sub-models", "dense": "the dense network"}
+METHODS = tuple(NAMES)
 SMALL = 200  # rows: below, an n-gram of a single text counts too
 _SPLIT = 11  # the key of this use of the generator
 
@@ -32,6 +33,7 @@ class Settings:
     integration   ensemble: how the sub-models' answers become one (``SparseExpertClassifier``)
     test_share    of the rows, held out to score on
     encoder       settings of ``TextEncoder``
+    verbose       a bar for the passes of the network
     """
 
     method: str = "moe"
@@ -42,6 +44,7 @@ class Settings:
     test_share: float = 0.2
     seed: int = 0
     encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -143,7 +146,8 @@ def unseen(table: Table, classes: Sequence[str], *, leave_out: bool) -> tuple[Ta
         learned = ", ".join(list(classes)[:10]) + (", ..." if len(classes) > 10 else "")
         raise DataError(
             f"{table.where}: {len(out)} of {len(table.texts)} rows have a label that was not learned: {shown} (first: "
-            f"line {table.lines[out[0]]}; learned: {learned}): train with such rows, correct them, or leave them out with --skip-bad"
+            f"line {table.lines[out[0]]}; learned: {learned}): train with such rows, correct them, or leave them out "
+            "with --skip-bad"
         )
     kept = [i for i in range(len(table.texts)) if table.labels[i] in known]
     return table.take(kept), [f"left out {len(out)} rows with a label that was not learned: {shown}"]
@@ -171,7 +175,8 @@ def train(table: Table, settings: Settings, *, test: Table | None = None, watch:
     seconds["encoding"] = time.perf_counter() - begin
     y = np.array(learned.labels, dtype=object).astype(str)
     model = make(settings, learned.groups is not None)
-    fit(model, x, y, learned.groups, watch, settings.method)
+    watch(f"training {NAMES[settings.method]}")
+    fit(model, x, y, learned.groups)
     seconds["training"] = time.perf_counter() - begin - seconds["encoding"]
     scores: dict[str, Scores] = {}
     p = np.zeros((0, len(model.classes_)))
@@ -182,7 +187,8 @@ def train(table: Table, settings: Settings, *, test: Table | None = None, watch:
         if settings.method != "dense":
             twin = model.dense_twin()
             begin = time.perf_counter()
-            fit(twin, x, y, None, watch, "the dense twin")
+            watch("training the dense twin")
+            fit(twin, x, y, None)
             seconds["dense twin"] = time.perf_counter() - begin
             scores["dense twin"] = score(held.labels, twin.predict(xt).tolist())
         most = Counter(learned.labels).most_common(1)[0][0]
@@ -207,18 +213,21 @@ def make(settings: Settings, grouped: bool) -> Any:
         kind = settings.subsets or ("group" if grouped else "cluster")
         if kind == "group" and not grouped:
             raise ConfigError("subsets group needs the column of the groups: name it with --group")
+        if kind == "cluster":
+            own.setdefault("integration", "distance")
         return pipeline.SparseExpertClassifier(subsets=kind, random_state=settings.seed, **own)
-    made = pipeline.MoEClassifier(random_state=settings.seed, **own)
+    made = pipeline.MoEClassifier(random_state=settings.seed, verbose=settings.verbose, **own)
     return made.dense_twin() if settings.method == "dense" else made
 
 
-def fit(model: Any, x: Any, y: np.ndarray, groups: list[str] | None, watch: Watch, name: str) -> None:
+def fit(model: Any, x: Any, y: np.ndarray, groups: list[str] | None) -> None:
     """Train ``model``; groups where it takes a subset for each."""
-    watch(f"training {name}")
     if groups is not None and by_group(model):
         model.fit(x, y, groups=groups)
     else:
         model.fit(x, y)
+    if "verbose" in model.get_params():
+        model.set_params(verbose=False)  # a folder does not remember who watched
 
 
 def probabilities(model: Any, x: Any, groups: Sequence[str] | None = None) -> np.ndarray:
@@ -226,6 +235,12 @@ def probabilities(model: Any, x: Any, groups: Sequence[str] | None = None) -> np
     if groups is not None and by_group(model):
         return np.asarray(model.predict_proba(x, groups=list(groups)))
     return np.asarray(model.predict_proba(x))
+
+
+def expert_names(model: Any, n: int) -> list[str]:
+    """Of ``n`` experts: the groups, where each has its own, else numbers."""
+    groups = getattr(model, "group_names_", None)
+    return [str(g) for g in groups] if groups is not None and len(groups) == n else [str(e) for e in range(n)]
 
 
 def by_group(model: Any) -> bool:

@@ -32,5 +32,5 @@ def rows() -> list[tuple[str, str, str]]:
             for key in sorted(names):
                 if len(names[key]) > 2 or code == "zh":
                     found.setdefault((str(names[key]), language), kind)
-    times = Counter(name for name, _ in found)
-    return [(name, language, kind) for (name, language), kind in found.items() if times[name] == 1]
+    times = Counter(name.casefold() for name, _ in found)
+    return [(name, language, kind) for (name, language), kind in found.items() if times[name.casefold()] == 1]
