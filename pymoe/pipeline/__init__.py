@@ -10,6 +10,8 @@ from typing import Any
 
 # name -> the module that has it
 _NAMES: dict[str, str] = {
+    "MoEClassifier": "moe_estimators",
+    "MoERegressor": "moe_estimators",
     "Reduce": "reduce",
     "SparseExpertClassifier": "ensemble",
     "Sparsify": "sparsify",

@@ -14,10 +14,12 @@ try:
         ClassifierMixin,
         ClassNamePrefixFeaturesOutMixin,
         OneToOneFeatureMixin,
+        RegressorMixin,
         TransformerMixin,
         clone,
     )
     from sklearn.utils import check_random_state
+    from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -35,12 +37,14 @@ __all__ = [
     "ClassNamePrefixFeaturesOutMixin",
     "ClassifierMixin",
     "OneToOneFeatureMixin",
+    "RegressorMixin",
     "TransformerMixin",
     "check_classification_targets",
     "check_is_fitted",
     "check_sample_weight",
     "clone",
     "column_or_1d",
+    "compute_sample_weight",
     "seed",
     "validate_data",
 ]
