@@ -91,6 +91,8 @@ class Scores(NamedTuple):
 def score(found: Sequence[str], reference: Sequence[str]) -> Scores:
     """Corpus BLEU and chrF2 as sacrebleu computes them, with its signatures, and exact matches.
 
+    BLEU counts words, so its tokenizer is ``tokenizer(reference)``; the signature names it.
+
     >>> s = score(["the cat sat on the mat", "a dog"], ["the cat sat on the mat", "the dog"])
     >>> round(s.bleu, 1), s.exact, s.bleu_signature.split("|version")[0]
     (92.4, 0.5, 'nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp')
@@ -107,8 +109,22 @@ def score(found: Sequence[str], reference: Sequence[str]) -> Scores:
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
         raise MissingExtraError(f"BLEU and chrF need sacrebleu ({error}): {install('text')}") from None
-    bleu, chrf = BLEU(), CHRF()
+    bleu, chrf = BLEU(tokenize=tokenizer(reference)), CHRF()
     values = [metric.corpus_score(list(found), [list(reference)]).score for metric in (bleu, chrf)]
     exact = sum(a == b for a, b in zip(found, reference, strict=True)) / len(found)
     signatures = str(bleu.get_signature()), str(chrf.get_signature())
     return Scores(float(values[0]), float(values[1]), exact, len(found), *signatures)
+
+
+def tokenizer(reference: Sequence[str]) -> str:
+    """sacrebleu's tokenizer for a language: its default, or by character where no spaces part the words.
+
+    >>> tokenizer(["ein Hund"]), tokenizer(["\u4e00\u53ea\u72d7"]), tokenizer(["\u3044\u306c"])
+    ('13a', 'zh', 'char')
+    """
+    letters = [c for line in reference for c in line if c.isalpha()]
+    kana = sum("\u3040" <= c <= "\u30ff" for c in letters)
+    han = sum("\u4e00" <= c <= "\u9fff" for c in letters)
+    if 2 * (kana + han) < len(letters) or not letters:
+        return "13a"
+    return "char" if kana else "zh"

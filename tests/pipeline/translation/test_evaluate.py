@@ -90,6 +90,9 @@ def test_scores_are_sacrebleus():
     assert scores.bleu_signature == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
     assert "nc:6|nw:0" in scores.chrf_signature and str(scores).startswith("BLEU ")
     assert evaluate.score(right, right).bleu == pytest.approx(100)
+    chinese = evaluate.score(["\u4eca\u5929\u5929\u6c14\u5f88\u597d"], ["\u4eca\u5929\u5929\u6c14\u4e0d\u597d"])
+    assert "tok:zh" in chinese.bleu_signature and 0 < chinese.bleu < 100
+    assert evaluate.tokenizer([""]) == "13a" and evaluate.tokenizer(["ein \u72d7 hier"]) == "13a"
     with pytest.raises(DataError, match="3 translations and 2 reference lines"):
         evaluate.score(found, right[:2])
     with pytest.raises(DataError, match="nothing to score"):
