@@ -20,6 +20,7 @@ SAYS = {  # a line that only a run to the end prints
     "08_merge_experts": "one dense layer of all eight",
     "09_choose_a_sparsity": "loses least",
     "10_the_articles_model": "one sub-model in four is enough",
+    "11_classify_english_and_chinese": "今天天气很好: positive",
     "12_sentiment_by_domain_experts": "against one model of all",
     "13_translate": "source -> translation of the experts",
     "14_generate": "temperature 1.5:",
@@ -29,6 +30,7 @@ SAYS = {  # a line that only a run to the end prints
 }
 PICTURES = {  # what an example that draws leaves in the folder it is given
     "10_the_articles_model": "the_articles_model.png",
+    "11_classify_english_and_chinese": "english_and_chinese.png",
     "12_sentiment_by_domain_experts": "sentiment_by_domain.png",
     "13_translate": "translate.png",
     "14_generate": "generate.png",
