@@ -142,7 +142,7 @@ def _looks_like_names(names: list[str], rest: list[Row]) -> bool:
     if any(len(n) > _SHORT for n in names) or not any(names):
         return False
     words = {word for n in names for word in _words(n)}
-    if words & {*TEXT, *LABEL} and len({*names}) == len(names):
+    if words & {*TEXT, *LABEL}:
         return not any(names[i] == r.cells[i].strip() for r in rest for i in range(len(names)) if r.cells[i].strip())
     for i, name in enumerate(names):  # a name over a column of few values, none of which it is
         values = Counter(r.cells[i].strip() for r in rest)

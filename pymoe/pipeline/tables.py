@@ -193,9 +193,11 @@ def _cut(text: str, where: str, form: str, skip_bad: bool, notes: list[str]) -> 
     delimiter = "\t" if form == "tsv" else _delimiter(text)
     if form == "csv" and delimiter != ",":
         notes.append(f"fields between {_NAMES[delimiter]}")
-    rows, opened = parsed(text, delimiter)
-    plain = _plain(text, delimiter) if opened is not None or (form == "tsv" and _ragged(rows)) else None
-    if plain is not None and len(plain[0].cells) > 1 and not _ragged(plain):
+    rows, opened, strict = parsed(text, delimiter)
+    if not rows and opened is None:
+        raise DataError(f"{where} has no fields, only delimiters: give a row for each text")
+    plain = [] if strict and not (form == "tsv" and _ragged(rows)) else _plain(text, delimiter)
+    if len(plain) > len(rows) and len(plain[0].cells) > 1 and not _ragged(plain):
         notes.append("quotes are not closed, so they are taken as plain characters")
         rows, opened = plain, None
     if opened is not None:
@@ -218,8 +220,8 @@ def _cut(text: str, where: str, form: str, skip_bad: bool, notes: list[str]) -> 
     return good
 
 
-def parsed(text: str, delimiter: str) -> tuple[list[Row], int | None]:
-    """(rows with a field, the line of a quote that is never closed)."""
+def parsed(text: str, delimiter: str) -> tuple[list[Row], int | None, bool]:
+    """(rows with a field, the line of a quote that is never closed, whether quotes are used as they should be)."""
     for strict in (True, False):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
         rows: list[Row] = []
@@ -232,10 +234,10 @@ def parsed(text: str, delimiter: str) -> tuple[list[Row], int | None]:
                     line = reader.line_num + 1
         except csv.Error as error:
             if "unexpected end" in str(error):
-                return rows, line
+                return rows, line, False
             continue  # text after a closing quote: the lenient reader takes it as it stands
-        return rows, None
-    return rows, None
+        return rows, None, strict
+    return rows, None, False
 
 
 def _plain(text: str, delimiter: str) -> list[Row]:
@@ -261,7 +263,7 @@ def _delimiter(text: str) -> str:
     head = "".join(text.splitlines(keepends=True)[:200])
     best, found = 0.0, ","
     for delimiter in _DELIMITERS:
-        rows, _ = parsed(head, delimiter)
+        rows, _, _ = parsed(head, delimiter)
         widths = Counter(len(r.cells) for r in rows)
         width, n = widths.most_common(1)[0] if widths else (1, 0)
         share = n / max(len(rows), 1) if width > 1 else 0.0
