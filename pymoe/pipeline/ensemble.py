@@ -48,6 +48,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
     overlap              the share of the other rows that each subset (random, label) also gets
     sharing              the table of the module
     integration, weights, temperature, k    ``pipeline.ensemble_rules``; k: experts for a row (distance, gate, fused)
+    balance              what it costs the fused layer to use its experts unevenly: ``pipeline.ensemble_fused``
     sparsifier, reducer  a ``Sparsify`` or a ``Reduce``, never both: the article's flow chart takes one of them
     l2, l2_trunk         the penalty against the sum of the rows' losses, 1 / C of scikit-learn; None: as l2
     solver, tol, max_rounds    ``pipeline.descent``
@@ -82,6 +83,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         weights: Sequence[float] | None = None,
         temperature: float = 0.1,
         k: int | None = None,
+        balance: float = 0.1,
         sparsifier: Sparsify | None = None,
         reducer: Reduce | None = None,
         l2: float = 1.0,
@@ -105,6 +107,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         self.weights = weights
         self.temperature = temperature
         self.k = k
+        self.balance = balance
         self.sparsifier = sparsifier
         self.reducer = reducer
         self.l2 = l2
@@ -262,6 +265,8 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
                 if groups is None
                 else f'groups came, but subsets={self.subsets!r}: take subsets="group", or leave groups out'
             )
+        if not 0 <= self.balance < float("inf"):
+            raise ConfigError(f"balance must be a finite number >= 0, got {self.balance!r}")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
 
@@ -281,7 +286,8 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         )  # fmt: skip
         return training.Plan(
             sharing=self.sharing, integration=self.integration, weights=self.weights, temperature=self.temperature,
-            k=self.k, l2=self.l2, l2_trunk=self.l2 if self.l2_trunk is None else self.l2_trunk, settings=settings,
+            k=self.k, balance=self.balance, l2=self.l2,
+            l2_trunk=self.l2 if self.l2_trunk is None else self.l2_trunk, settings=settings,
             early_stopping=self.early_stopping, validation_fraction=self.validation_fraction, refit=self.refit,
             n_jobs=self.n_jobs, folder=self.folder, seed=seed,
         )  # fmt: skip

@@ -51,6 +51,7 @@ class Plan:
     weights: Sequence[float] | None
     temperature: float
     k: int | None
+    balance: float
     l2: float
     l2_trunk: float
     settings: Settings
@@ -144,7 +145,7 @@ def fuse(
     x, y, s = data.x[rows], data.y[rows], data.weight[rows]
     x = x.astype(np.float64) if x.dtype != np.float64 else x
     anchor = weight.mean(axis=0), bias.mean(axis=0)
-    l2 = plan.l2 / float(s.sum())
+    terms: dict[str, Any] = {"k": plan.k, "balance": plan.balance, "l2": plan.l2 / float(s.sum())}
     start = {
         "weight": weight,
         "bias": bias,
@@ -155,7 +156,7 @@ def fuse(
     def objective(p: descent.Parameters, batch: Any) -> tuple[float, descent.Parameters]:
         of = slice(None) if batch is None else batch
         part = x if batch is None else x[batch]
-        loss, cache = ensemble_fused.forward(part, p, y[of], row_weight=s[of], k=plan.k, l2=l2, anchor=anchor)
+        loss, cache = ensemble_fused.forward(part, p, y[of], row_weight=s[of], anchor=anchor, **terms)
         return float(loss), ensemble_fused.backward(1.0, cache)[1]
 
     held = None
@@ -170,7 +171,10 @@ def fuse(
     after = None
     if plan.folder is not None:
         task = data.task(rows, plan, "fused", l2=plan.l2, start=tuple(start.values()))
-        path, proof = os.path.join(plan.folder, "fused.safetensors"), sub_models.digest(task, k=plan.k)
+        path, proof = (
+            os.path.join(plan.folder, "fused.safetensors"),
+            sub_models.digest(task, k=plan.k, balance=plan.balance),
+        )
         if os.path.exists(path):
             state = sub_models.restore(path, proof, keys=tuple(start))
 

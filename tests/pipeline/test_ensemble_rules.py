@@ -168,7 +168,7 @@ class Fused:
     def forward(self, weight: Any, bias: Any, router: Any, router_bias: Any) -> Any:
         x, y, s = like(weight, *self.of)
         p = {"weight": weight, "bias": bias, "router": router, "router_bias": router_bias}
-        return ensemble_fused.forward(x, p, y, row_weight=s, k=self.k, l2=0.2, anchor=self.anchor)
+        return ensemble_fused.forward(x, p, y, row_weight=s, k=self.k, balance=0.7, l2=0.2, anchor=self.anchor)
 
     def backward(self, dloss: Any, cache: Any) -> Any:
         _, d = ensemble_fused.backward(dloss, cache)
@@ -212,19 +212,22 @@ def test_the_fused_layer_is_a_loop_over_rows_and_experts(k: int | None) -> None:
     x, y = rows(), targets()
     p = {"weight": rng(3).standard_normal((E, C, D)), "bias": rng(4).standard_normal((E, C)),
          "router": rng(5).standard_normal((E, D)), "router_bias": rng(6).standard_normal(E)}  # fmt: skip
-    total = 0.0
+    total, used = 0.0, [0.0] * E
     for n in range(N):
         c = [p["router"][e] @ x[n] + p["router_bias"][e] for e in range(E)]
         near = sorted(range(E), key=lambda e: -c[e])[: k or E]
         mass = {e: math.exp(c[e]) for e in near}
         z = sum(mass[e] / sum(mass.values()) * (p["weight"][e] @ x[n] + p["bias"][e]) for e in near)
         total += S[n] * (math.log(sum(math.exp(v) for v in z)) - z[y[n]])
-    wanted = total / S.sum() + 0.05 * sum(float((a**2).sum()) for a in p.values())
+        for e in near:
+            used[e] += S[n] / S.sum() * mass[e] / sum(mass.values())
+    spread = float(np.var(used) / np.mean(used) ** 2)  # CV²
+    wanted = total / S.sum() + 0.4 * spread + 0.05 * sum(float((a**2).sum()) for a in p.values())
     for given in (x, scipy.sparse.csr_array(x)):
-        loss, cache = ensemble_fused.forward(given, p, y, row_weight=S, k=k, l2=0.1)
+        loss, cache = ensemble_fused.forward(given, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)
         assert abs(loss - wanted) <= 1e-13 * wanted < abs(1.001 * loss - wanted)
     sparse = ensemble_fused.backward(1.0, cache)[1]
-    dense = ensemble_fused.backward(1.0, ensemble_fused.forward(x, p, y, row_weight=S, k=k, l2=0.1)[1])[1]
+    dense = ensemble_fused.backward(1.0, ensemble_fused.forward(x, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)[1])[1]
     assert all(np.abs(sparse[name] - dense[name]).max() <= 1e-15 for name in p)
 
 
