@@ -43,7 +43,7 @@ text, label, domain = (np.array(column, dtype=object) for column in zip(*rows, s
 domains, number = np.unique(domain.astype(str), return_inverse=True)
 print(f"{len(text):,} texts:", ", ".join(f"{n:,} {name}" for name, n in zip(domains, np.bincount(number), strict=True)))
 
-INTEGRATIONS = ("vote", "average", "logit_average", "accuracy", "validation", "gradient", "stacking", "gate")
+INTEGRATIONS = "vote average logit_average accuracy validation gradient stacking gate posterior".split()
 score = {}  # name -> one row of accuracies for each seed: of all held-out texts, then of each domain
 
 
