@@ -19,6 +19,7 @@ _PARTS = (
     "moe",
     "nn",
     "ops",
+    "pipeline",
     "presets",
     "sharing",
     "sparsity",

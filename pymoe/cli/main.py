@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pymoe.cli import allocator, blas_core, options
+from pymoe.cli import allocator, blas_core, options, options_text
 from pymoe.cli.words import say, system
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def parser() -> Parser:
     verify.add_argument("--seed", type=int, default=0)
     verify.add_argument("--mutate", action="store_true", help="break the source line by line; the tests must see it")
 
-    for name, (add, about) in options.COMMANDS.items():
+    for name, (add, about) in (options.COMMANDS | options_text.COMMANDS).items():
         add(commands.add_parser(name, help=about))
 
     commands.add_parser("info", help="versions, kernels, BLAS, threads, GPU, and what would make it faster")
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     allocator.keep()
     top = parser()
     args, unknown = top.parse_known_args(argv)
+    if hasattr(args, "files") and all(u == "-" or not u.startswith("-") for u in unknown):
+        args.files, unknown = [*args.files, *unknown], []  # argparse fills "*" once: files after an option come back
     if unknown:
         command = f"pymoe {args.command}" if args.command else "pymoe"
         say(f"unknown option or argument: {' '.join(unknown)} (see `{command} --help`)")
@@ -124,6 +126,7 @@ def _run(args: argparse.Namespace, top: Parser) -> int:
         _silence()
     except MemoryError:
         smaller = "fewer --windows" if args.command in options.COMMANDS else "a smaller --batch or --window"
+        smaller = "a smaller model or batch" if args.command in options_text.COMMANDS else smaller
         say(f"not enough memory: use {smaller}, or a shorter text")
     return 2
 

@@ -7,15 +7,17 @@ import sys
 import time
 from typing import Any
 
-from pymoe.train.settings import TrainSettings
+from pymoe.train.settings import TrainSettings, UpdateSettings
 from pymoe.train.step import Measured
 
 
 class Progress:
     """A ``train.fit.Reporter`` that prints."""
 
-    def __init__(self, label: str, settings: TrainSettings, start: int) -> None:
+    def __init__(self, label: str, settings: UpdateSettings, start: int, *, tokens: float | None = None) -> None:
+        """``tokens``: a step's, where they are not rows x window of a ``TrainSettings``."""
         self._settings = settings
+        self._tokens = settings.rows * settings.window if isinstance(settings, TrainSettings) else tokens or 0.0
         self._begin, self._start, self._step = time.perf_counter(), start, start
         self._last: Measured | None = None
         self._smooth: float | None = None
@@ -28,7 +30,7 @@ class Progress:
     @property
     def tokens_per_second(self) -> float:
         """Since this process began to train."""
-        done = (self._step - self._start) * self._settings.rows * self._settings.window
+        done = (self._step - self._start) * self._tokens
         return done / max(time.perf_counter() - self._begin, 1e-9)
 
     @property
@@ -37,14 +39,17 @@ class Progress:
 
     def stepped(self, step: int, measured: Measured) -> None:
         self._step, self._last = step, measured
-        loss = measured.parts["lm"]
+        loss = measured.main
         self._smooth = loss if self._smooth is None else 0.95 * self._smooth + 0.05 * loss
         if self._bar is not None:
             self._bar.set_postfix_str(self._state(), refresh=False)
             self._bar.update(1)
 
     def held_out(self, step: int, loss: float) -> None:
-        line = f"step {step:>{len(str(self._settings.steps))}}/{self._settings.steps}  held-out loss {loss:.4f}"
+        self.say(f"step {step:>{len(str(self._settings.steps))}}/{self._settings.steps}  held-out loss {loss:.4f}")
+
+    def say(self, line: str) -> None:
+        """A line that stays, with the state of training where no bar shows it."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stdout)
         else:

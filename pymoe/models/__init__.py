@@ -4,12 +4,13 @@
 - ``classifier``: an encoder with a classification head;
 - ``seq2seq``: an encoder-decoder;
 - ``generate``: sampling from ``lm`` and ``seq2seq`` with a KV cache;
+- ``beam``: beam search with ``seq2seq``;
 - ``count``: numbers of parameters, total and active.
 
 All three are made of ``stack`` and ``block``.  Each names the loss of its targets: ``lm.LOSS`` is "lm".
 """
 
-from pymoe.models import block, classifier, count, generate, lm, losses, seq2seq, stack
+from pymoe.models import beam, block, classifier, count, generate, lm, losses, seq2seq, stack
 from pymoe.models.classifier import ClassifierConfig
 from pymoe.models.config import TransformerConfig
 from pymoe.models.count import Count, count_parameters, module_of
@@ -25,6 +26,7 @@ __all__ = [
     "Sampling",
     "Seq2SeqConfig",
     "TransformerConfig",
+    "beam",
     "block",
     "classifier",
     "count",

@@ -15,6 +15,7 @@ from pymoe.io.records import Records
 from pymoe.train import evaluate, job, masking
 from pymoe.train.data import Corpus
 from pymoe.train.job import Job
+from pymoe.train.settings import UpdateSettings
 from pymoe.train.step import Measured, State, advance
 
 
@@ -46,43 +47,63 @@ def fit(
         def move(at: State) -> tuple[State, Measured]:
             return advance(s, work.model, at, corpus.train)
 
+    def look(at: State) -> dict[str, float]:
+        held = evaluate.loss(at.p, work.model, corpus.held_out, window=s.window, rows=s.rows, limit=s.eval_windows)
+        reporter.held_out(at.step, held.loss)
+        return {"held_out": held.loss}
+
+    return loop(s, state, folder, reporter, move=move, look=look, save=lambda path, at: job.save(path, work, at))
+
+
+def loop(
+    s: UpdateSettings,
+    state: State,
+    folder: str,
+    reporter: Reporter,
+    *,
+    move: Callable[[State], tuple[State, Measured]],
+    look: Callable[[State], dict[str, float]],
+    save: Callable[[str, State], None],
+) -> State:
+    """``fit`` for any model and data: ``move`` is one step, ``look`` what is measured on held-out data now and then.
+
+    ``save`` writes a state into the file it is given.
+    """
     path = os.path.join(folder, "checkpoint.safetensors")
     records = Records(os.path.join(folder, "metrics.jsonl"), keep_to=state.step or -1)
 
-    def save() -> None:
+    def keep() -> None:
         records.sync()
-        job.save(path, work, state)
+        save(path, state)
         reporter.saved(state.step)
 
-    def look(at: State) -> None:
-        held = evaluate.loss(at.p, work.model, corpus.held_out, window=s.window, rows=s.rows, limit=s.eval_windows)
-        records.append({"step": at.step, "held_out": held.loss})
-        reporter.held_out(at.step, held.loss)
+    def record(at: State) -> None:
+        records.append({"step": at.step, **look(at)})
 
     saved, saved_at = state.step, time.monotonic()
     try:
         if state.step == 0:
-            look(state)
+            record(state)
         while state.step < s.steps:
             following, measured = move(state)
-            record: dict[str, Any] = {"step": following.step, **measured.parts}
-            record |= {"lr": measured.rate, "norm": measured.norm}
+            line: dict[str, Any] = {"step": following.step, **measured.parts}
+            line |= {"lr": measured.rate, "norm": measured.norm}
             if following.masks:
-                record["zeros"] = masking.zeros(following.masks)
+                line["zeros"] = masking.zeros(following.masks)
             if following.step % s.log_load_every == 0 and measured.load:
-                record["expert_load"] = measured.load
-            records.append(record)
+                line["expert_load"] = measured.load
+            records.append(line)
             if following.step % s.eval_every == 0 or following.step == s.steps:
-                look(following)
+                record(following)
             state = following
             reporter.stepped(state.step, measured)
             by_steps = s.save_every and state.step % s.save_every == 0
             if by_steps or state.step == s.steps or time.monotonic() - saved_at >= s.save_seconds:
-                save()
+                keep()
                 saved, saved_at = state.step, time.monotonic()
     except KeyboardInterrupt:
         if state.step > saved:
-            save()
+            keep()
         raise
     finally:
         records.close()

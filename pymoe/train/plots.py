@@ -39,7 +39,7 @@ def draw(
     return [path for path in made if path]
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Any, Any]:
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Any, Any]:
     """A figure without pyplot: no window system, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **sett
 
 
 def _loss(folder: str, settings: TrainSettings, runs: Mapping[str, str]) -> str:
-    figure, axes = _figure(7.5, 4.5)
+    figure, axes = canvas(7.5, 4.5)
     ax = axes[0, 0]
     lowest, highest = np.inf, -np.inf
     ends = []
@@ -60,8 +60,8 @@ def _loss(folder: str, settings: TrainSettings, runs: Mapping[str, str]) -> str:
         loss = np.array([r["lm"] for r in rows if "lm" in r])
         held = np.array([(r["step"], r["held_out"]) for r in rows if "held_out" in r])
         if len(loss):
-            ax.plot(steps, _smooth(loss), color=colour, lw=1, alpha=0.55, label=f"{label}, training (smoothed)")
-            lowest = min(lowest, _smooth(loss).min())
+            ax.plot(steps, smooth(loss), color=colour, lw=1, alpha=0.55, label=f"{label}, training (smoothed)")
+            lowest = min(lowest, smooth(loss).min())
         if len(held):
             ax.plot(held[:, 0], held[:, 1], color=colour, marker="o", ms=4, lw=1.8, label=f"{label}, held out")
             ends.append((held[-1, 1], held[-1, 0], colour))
@@ -78,7 +78,7 @@ def _loss(folder: str, settings: TrainSettings, runs: Mapping[str, str]) -> str:
     ax.set_ylabel("cross-entropy (nats a token)")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    return _write(figure, folder, "loss.png")
+    return write(figure, folder, "loss.png")
 
 
 def _load(folder: str, settings: TrainSettings, layers: Sequence[Layer], path: str) -> str:
@@ -86,7 +86,7 @@ def _load(folder: str, settings: TrainSettings, layers: Sequence[Layer], path: s
     if not rows:
         return ""
     steps = np.array([r["step"] for r in rows])
-    figure, axes = _figure(7.5, 1.2 + 1.6 * len(layers), rows=len(layers), sharex=True)
+    figure, axes = canvas(7.5, 1.2 + 1.6 * len(layers), rows=len(layers), sharex=True)
     groups = max(1, len(rows) // 200)  # average neighbours so that no column is thinner than a pixel
     image = None
     for i, layer in enumerate(layers):
@@ -103,7 +103,7 @@ def _load(folder: str, settings: TrainSettings, layers: Sequence[Layer], path: s
     axes[-1, 0].set_xlabel("optimiser step")
     bar = figure.colorbar(image, ax=axes[:, 0].tolist(), extend="max", pad=0.02)
     bar.set_label("load / fair share  (1 = balanced)")
-    return _write(figure, folder, "load.png")
+    return write(figure, folder, "load.png")
 
 
 def _routing(folder: str, layers: Sequence[Layer], vocabulary: Vocabulary) -> str:
@@ -111,7 +111,7 @@ def _routing(folder: str, layers: Sequence[Layer], vocabulary: Vocabulary) -> st
     rows = -(-len(layers) // columns)
     experts = layers[0].counts.shape[1]
     width, height = max(5.0, 1.6 + 0.42 * experts), 4.0
-    figure, axes = _figure(width * columns + 0.6, height * rows, rows=rows, columns=columns)
+    figure, axes = canvas(width * columns + 0.6, height * rows, rows=rows, columns=columns)
     image = None
     top = max(float(kinds.by_kind(layer, vocabulary)[1].max()) for layer in layers)
     for ax, layer in zip(axes.flat, layers, strict=False):
@@ -130,10 +130,10 @@ def _routing(folder: str, layers: Sequence[Layer], vocabulary: Vocabulary) -> st
         ax.set_visible(False)
     bar = figure.colorbar(image, ax=axes.ravel().tolist(), pad=0.02)
     bar.set_label("of this kind's choices, to this expert (%)")
-    return _write(figure, folder, "routing.png")
+    return write(figure, folder, "routing.png")
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """A centred moving average over a fiftieth of the run."""
     half = max(1, len(values) // 100)
     total = np.concatenate([[0.0], np.cumsum(values)])
@@ -143,7 +143,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _write(figure: Any, folder: str, name: str) -> str:
+def write(figure: Any, folder: str, name: str) -> str:
     path = os.path.join(folder, name)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

@@ -9,6 +9,7 @@ batch.  The bias update counts the load of the whole step.  Pruned weights (``ma
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,14 @@ import numpy as np
 from pymoe import moe
 from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import NonFiniteError
+from pymoe.backend.namespace import Array
 from pymoe.backend.rng import generator
 from pymoe.models import lm
 from pymoe.train import clip, data, masking, objective
 from pymoe.train.masking import Masks
-from pymoe.train.settings import TrainSettings
+from pymoe.train.settings import TrainSettings, UpdateSettings
 
-_DRAWS = 2  # the key of this use of the generator (data.py has 1)
+DRAWS = 2  # the key of this use of the generator (data.py has 1)
 
 
 class State(NamedTuple):
@@ -35,10 +37,15 @@ class State(NamedTuple):
 
 
 class Measured(NamedTuple):
-    parts: dict[str, float]  # lm, balance, ...: means over the micro-batches
+    parts: dict[str, float]  # lm (or the main loss of another model), balance, ...: means over the micro-batches
     rate: float
     norm: float  # of the gradient, before clipping
     load: list[list[int]]  # one row for each MoE layer: tokens that chose each expert
+
+    @property
+    def main(self) -> float:
+        """The loss of the targets: the first of the parts."""
+        return next(iter(self.parts.values()))
 
 
 class Gradient(NamedTuple):
@@ -49,22 +56,41 @@ class Gradient(NamedTuple):
     load: list[np.ndarray]  # one a MoE layer: tokens that chose each expert, summed
 
 
+class Batch(NamedTuple):
+    """What one forward reads: ids and targets, the draws, and by name what else its model takes (a mask, ...)."""
+
+    ids: Array
+    targets: Array
+    draws: Any = None
+    given: Mapping[str, Any] = {}
+
+
 def gradient(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) -> Gradient:
     """The gradient from which ``advance`` takes its step: at the weights of ``state``, not masked, not clipped."""
     s = settings
     x, targets = data.batch(ids, seed=s.seed, step=state.step, rows=s.rows, window=s.window)
     per = s.rows // s.micro_batches
+
+    def batches() -> Iterator[Batch]:
+        for i in range(s.micro_batches):
+            rows = slice(i * per, (i + 1) * per)
+            draws = lm.draw(generator(s.seed, DRAWS, state.step, i), cfg, per, s.window)
+            yield Batch(x[rows], targets[rows], draws)
+
+    return mean(state.p, cfg, s.loss_weights, batches(), s.micro_batches)
+
+
+def mean(p: dict[str, Any], cfg: Any, weights: Mapping[str, float], batches: Iterable[Batch], n: int) -> Gradient:
+    """The mean of the gradients of ``n`` batches of any model of ``pymoe.models``."""
     total: dict[str, Any] = {}
     parts: dict[str, float] = {}
     loads: list[list[np.ndarray]] = []
-    for i in range(s.micro_batches):
-        rows = slice(i * per, (i + 1) * per)
-        draws = lm.draw(generator(s.seed, _DRAWS, state.step, i), cfg, per, s.window)
-        out, cache = objective.forward(x[rows], state.p, cfg, targets[rows], s.loss_weights, draws)
-        _, dp = objective.backward(1.0 / s.micro_batches, cache)
+    for batch in batches:
+        out, cache = objective.forward(batch.ids, p, cfg, batch.targets, weights, batch.draws, **batch.given)
+        _, dp = objective.backward(1.0 / n, cache)
         total = tree.add(total, dp) if total else dp
         for name, value in out.parts.items():
-            parts[name] = parts.get(name, 0.0) + float(value) / s.micro_batches
+            parts[name] = parts.get(name, 0.0) + float(value) / n
         loads.append([to_numpy(r.load) for r in out.routing if r is not None])
     return Gradient(total, parts, [sum(layer[1:], layer[0]) for layer in zip(*loads, strict=True)])
 
@@ -74,14 +100,20 @@ def advance(settings: TrainSettings, cfg: Any, state: State, ids: np.ndarray) ->
 
     Masks that are not those of this model are a ShapeError or a DtypeError.
     """
-    s = settings
     masking.check(state.p, state.masks)
-    dp, parts, load = gradient(s, cfg, state, ids)
+    return update(settings, state, gradient(settings, cfg, state, ids))
+
+
+def update(settings: UpdateSettings, state: State, found: Gradient) -> tuple[State, Measured]:
+    """``advance`` from a gradient that is already there."""
+    s = settings
+    dp, parts, load = found
     dp = masking.apply(dp, state.masks)
     clipped, norm = clip.by_global_norm(dp, s.clip) if s.clip else (dp, clip.norm(dp))
     if not (math.isfinite(norm) and all(math.isfinite(v) for v in parts.values())):
         raise NonFiniteError(
-            f"training diverged at step {state.step + 1}: loss {parts[objective.MAIN]:.4g}, gradient norm {norm:.4g}; "
+            f"training diverged at step {state.step + 1}: loss {next(iter(parts.values())):.4g}, "
+            f"gradient norm {norm:.4g}; "
             "start again with a smaller --lr"
         )
     p, slots = s.update(state.p, clipped, state.slots, state.step)

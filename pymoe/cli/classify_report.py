@@ -1,0 +1,98 @@
+"""``pymoe classify report``: how good, on which classes, by which expert, and where it errs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+
+from pymoe.backend.errors import ConfigError, MissingExtraError, check_integer, install
+from pymoe.cli import classify_input, words
+from pymoe.cli.classify_input import Classifier
+from pymoe.io import atomic
+from pymoe.pipeline import classification, held_out
+from pymoe.pipeline.classification import Scores
+from pymoe.pipeline.report import page, pictures, text
+from pymoe.pipeline.report.measure import Report, measure
+
+HTML = "report.html"
+
+
+def run(args: argparse.Namespace) -> int:
+    with words.options({"errors": "--errors"}):
+        check_integer("errors", args.errors, 0)
+    if args.out is not None:
+        _new(args.out)
+    found = classify_input.load(args.model)
+    report = _measured(args, found)
+    for line in text.lines(report):
+        print(line)
+    made = _write(args, report, args.out or _beside(found.place))
+    print(f"\nwritten: {', '.join(made)}")
+    return 0
+
+
+def _measured(args: argparse.Namespace, found: Classifier) -> Report:
+    path = classify_input.one_file(args)
+    notes: list[str] = []
+    beside = None
+    if path is None:
+        table = held_out.read(found.place, found.about)
+        scores = {name: Scores(*score) for name, *score in found.about["scores"]}
+        beside = {name: score for name, score in scores.items() if name != found.about["method"]}
+    else:
+        table = classify_input.table(args, path, known=found.about["columns"])
+        notes += table.notes
+        table, out = classification.unseen(table, found.classes, leave_out=args.skip_bad)
+        notes += out
+    x = found.encoder.transform(table.texts)
+    p = classification.probabilities(found.model, x, table.groups)
+    weights = classification.routes(found.model, x, table.groups)
+    return measure(
+        table, found.classes, p, weights, title=f"Report on {os.path.normpath(found.place)}",
+        method=found.about["method"], beside=beside, errors=args.errors, notes=notes,
+        expert_names=None if weights is None else classification.expert_names(found.model, weights.shape[1]),
+    )  # fmt: skip
+
+
+def _write(args: argparse.Namespace, report: Report, folder: str) -> list[str]:
+    fresh = not os.path.isdir(folder)
+    os.makedirs(folder, exist_ok=True)
+    made = [os.path.join(folder, HTML)]
+    try:
+        atomic.write(made[0], [page.page(report).encode("utf-8", "replace")])
+        if not args.no_plots:
+            if importlib.util.find_spec("matplotlib"):
+                try:
+                    made += pictures.draw(folder, report)
+                except ImportError as error:
+                    raise MissingExtraError(
+                        f"matplotlib is broken ({error}): use --no-plots, or reinstall it"
+                    ) from None
+            else:
+                print(f"\nno pictures: matplotlib is not installed ({install('plot')})")
+    except BaseException:  # a full disk: leave no half of a report in a folder that was made for it
+        if fresh:
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
+    return made
+
+
+def _beside(place: str) -> str:
+    """MODEL/report, or the first MODEL/report-<n> that is free."""
+    folder, n = os.path.join(place, "report"), 1
+    while os.path.exists(folder):
+        n += 1
+        folder = os.path.join(place, f"report-{n}")
+    return folder
+
+
+def _new(out: str) -> None:
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        what = "is not empty" if os.path.isdir(out) else "is a file"
+        raise ConfigError(f"{out} {what}, and nothing is overwritten: give a new folder with --out")

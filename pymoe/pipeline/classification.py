@@ -1,0 +1,289 @@
+"""Texts with labels in, a scored classifier out; the dense twin and the most frequent class always beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pymoe.backend.errors import ConfigError, DataError, check_integer
+from pymoe.backend.rng import generator
+from pymoe.pipeline.columns import Table
+
+NAMES = {"moe": "the sparse network", "ensemble": "the sub-models", "dense": "the dense network"}
+METHODS = tuple(NAMES)
+SMALL = 200  # rows: below, an n-gram of a single text counts too
+_SPLIT = 11  # the key of this use of the generator
+
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a classifier is trained.  None: the estimator's own default.
+
+    method        moe: one sparse network; ensemble: a sub-model on each subset; dense: the dense network
+    experts, k    E experts, K of them for a text
+    subsets       ensemble: random, label, cluster, group
+    integration   ensemble: how the sub-models' answers become one (``SparseExpertClassifier``)
+    test_share    of the rows, held out to score on
+    encoder       settings of ``TextEncoder``
+    verbose       a bar for the passes of the network
+    """
+
+    method: str = "moe"
+    experts: int | None = None
+    k: int | None = None
+    subsets: str | None = None
+    integration: str | None = None
+    test_share: float = 0.2
+    seed: int = 0
+    encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        for name in ("experts", "k"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name))
+        check_integer("seed", self.seed, 0)
+        if not 0 <= self.test_share < 1:
+            raise ConfigError(f"test_share must lie in [0, 1), 0.2 for one fifth, got {self.test_share}")
+        extra = [n for n in ("subsets", "integration") if getattr(self, n) is not None and self.method != "ensemble"]
+        if self.method == "dense":
+            extra += [n for n in ("experts", "k") if getattr(self, n) is not None]
+        if extra:
+            raise ConfigError(f"method {self.method} does not look at {', '.join(extra)}: leave it out")
+
+
+class Split(NamedTuple):
+    """Which rows are learned from, and which are held out."""
+
+    train: list[int]
+    test: list[int]
+
+
+class Scores(NamedTuple):
+    accuracy: float
+    macro_f1: float
+
+
+class Trained(NamedTuple):
+    """A classifier and what it was worth."""
+
+    encoder: Any
+    model: Any
+    seconds: dict[str, float]  # of encoding, of training the model, of training the twin
+    scores: dict[str, Scores]  # by method, "dense twin" and "majority class"; empty where nothing is held out
+    held_out: Table
+    probabilities: np.ndarray  # (N, C) of the held-out rows
+    notes: tuple[str, ...]
+
+
+def split(labels: Sequence[str], share: float, seed: int) -> Split:
+    """``share`` of each class held out, drawn by the seed: of n rows round(n share), at least 1 and at most n - 1.
+
+    A class of one row cannot be scored: the row is learned from.
+
+    >>> split(["a"] * 5 + ["b"] * 10 + ["c"], 0.2, seed=0)
+    Split(train=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15], test=[0, 13, 14])
+    """
+    test: list[int] = []
+    if share:
+        for i, label in enumerate(sorted(set(labels))):
+            own = np.array([row for row, other in enumerate(labels) if other == label])
+            n = min(max(1, int(len(own) * share + 0.5)), len(own) - 1)
+            test += generator(seed, _SPLIT, i).permutation(own)[:n].tolist()
+    held = set(test)
+    return Split([i for i in range(len(labels)) if i not in held], sorted(test))
+
+
+def check(table: Table) -> list[str]:
+    """What is to be said of ``table`` before it is learned from; DataError if it cannot be."""
+    assert table.labels is not None
+    count = Counter(table.labels)
+    if len(count) < 2:
+        raise DataError(
+            f"{table.where}: all {len(table.texts)} rows have the label {table.labels[0]!r}, and a classifier needs "
+            f"two classes: is {table.names['label']!r} the column of the labels? name it with --label"
+        )
+    if max(count.values()) == 1:
+        raise DataError(
+            f"{table.where}: each of the {len(table.texts)} rows has a label of its own, so there is nothing to learn: "
+            f"is {table.names['label']!r} the column of the labels? name it with --label"
+        )
+    notes = []
+    single = sorted(label for label, n in count.items() if n == 1)
+    if single:
+        shown = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
+        what = f"{len(single)} classes have" if len(single) > 1 else "one class has"
+        notes.append(f"{what} one row each ({shown}): it is learned from, and cannot be scored")
+    of: dict[str, set[str]] = {}
+    for text, label in zip(table.texts, table.labels, strict=True):
+        of.setdefault(_same(text), set()).add(label)
+    unclear = sum(len(found) > 1 for found in of.values())
+    if unclear:
+        notes.append(f"{unclear} text{'s stand' if unclear > 1 else ' stands'} with more than one label")
+    return notes
+
+
+def unseen(table: Table, classes: Sequence[str], *, leave_out: bool) -> tuple[Table, list[str]]:
+    """``table`` where every label is one of ``classes``, and notes; others are left out, or a DataError."""
+    assert table.labels is not None
+    known = set(classes)
+    out = [i for i, label in enumerate(table.labels) if label not in known]
+    if not out:
+        return table, []
+    new = Counter(table.labels[i] for i in out)
+    shown = ", ".join(repr(label) for label, _ in new.most_common(5)) + (", ..." if len(new) > 5 else "")
+    if not leave_out or len(out) == len(table.texts):
+        learned = ", ".join(list(classes)[:10]) + (", ..." if len(classes) > 10 else "")
+        raise DataError(
+            f"{table.where}: {len(out)} of {len(table.texts)} rows have a label that was not learned: {shown} (first: "
+            f"line {table.lines[out[0]]}; learned: {learned}): train with such rows, correct them, or leave them out "
+            "with --skip-bad"
+        )
+    kept = [i for i in range(len(table.texts)) if table.labels[i] in known]
+    return table.take(kept), [f"left out {len(out)} rows with a label that was not learned: {shown}"]
+
+
+def train(table: Table, settings: Settings, *, test: Table | None = None, watch: Watch = lambda _: None) -> Trained:
+    """Learn from ``table`` and score on ``test``, or on rows held out of it; the dense twin learns the same.
+
+    ``watch`` is told what begins.
+    """
+    assert table.labels is not None
+    notes = check(table)
+    parts = split(table.labels, 0.0 if test is not None else settings.test_share, settings.seed)
+    learned, held = table.take(parts.train), table.take(parts.test) if test is None else test
+    assert learned.labels is not None and held.labels is not None
+    if len(set(learned.labels)) < 2:
+        raise DataError(f"{table.where}: nothing is left to learn from with --test-share {settings.test_share}")
+    notes += _twice(learned, held)
+    seconds = {}
+
+    watch(f"cleaning and encoding {len(learned.texts):,} texts")
+    begin = time.perf_counter()
+    encoder = make_encoder(settings, len(learned.texts))
+    x = encoder.fit_transform(learned.texts)
+    seconds["encoding"] = time.perf_counter() - begin
+    y = np.array(learned.labels, dtype=object).astype(str)
+    model = make(settings, learned.groups is not None)
+    watch(f"training {NAMES[settings.method]}")
+    fit(model, x, y, learned.groups)
+    seconds["training"] = time.perf_counter() - begin - seconds["encoding"]
+    scores: dict[str, Scores] = {}
+    p = np.zeros((0, len(model.classes_)))
+    if held.texts:
+        xt = encoder.transform(held.texts)
+        p = probabilities(model, xt, held.groups)
+        scores[settings.method] = score(held.labels, model.classes_[p.argmax(1)].tolist())
+        if settings.method != "dense":
+            twin = model.dense_twin()
+            begin = time.perf_counter()
+            watch("training the dense twin")
+            fit(twin, x, y, None)
+            seconds["dense twin"] = time.perf_counter() - begin
+            scores["dense twin"] = score(held.labels, twin.predict(xt).tolist())
+        most = Counter(learned.labels).most_common(1)[0][0]
+        scores[f"always {most!r}"] = score(held.labels, [most] * len(held.labels))
+    return Trained(encoder, model, seconds, scores, held, p, tuple(notes))
+
+
+def make_encoder(settings: Settings, rows: int) -> Any:
+    """The ``TextEncoder`` of ``settings``; of few texts it keeps every n-gram."""
+    from pymoe.pipeline import TextEncoder
+
+    return TextEncoder(**({"min_count": 1 if rows < SMALL else 2} | settings.encoder))
+
+
+def make(settings: Settings, grouped: bool) -> Any:
+    """The estimator of ``settings``."""
+    from pymoe import pipeline
+
+    given = {"n_experts": settings.experts, "k": settings.k, "integration": settings.integration}
+    own = {name: value for name, value in given.items() if value is not None}
+    if settings.method == "ensemble":
+        kind = settings.subsets or ("group" if grouped else "cluster")
+        if kind == "group" and not grouped:
+            raise ConfigError("subsets group needs the column of the groups: name it with --group")
+        if kind == "cluster":
+            own.setdefault("integration", "distance")
+        return pipeline.SparseExpertClassifier(subsets=kind, random_state=settings.seed, **own)
+    made = pipeline.MoEClassifier(random_state=settings.seed, verbose=settings.verbose, **own)
+    return made.dense_twin() if settings.method == "dense" else made
+
+
+def fit(model: Any, x: Any, y: np.ndarray, groups: list[str] | None) -> None:
+    """Train ``model``; groups where it takes a subset for each."""
+    if groups is not None and by_group(model):
+        model.fit(x, y, groups=groups)
+    else:
+        model.fit(x, y)
+    if "verbose" in model.get_params():
+        model.set_params(verbose=False)  # a folder does not remember who watched
+
+
+def probabilities(model: Any, x: Any, groups: Sequence[str] | None = None) -> np.ndarray:
+    """(N, C); with ``groups`` the expert of a row's group answers, where the model has one for each group."""
+    if groups is not None and by_group(model):
+        return np.asarray(model.predict_proba(x, groups=list(groups)))
+    return np.asarray(model.predict_proba(x))
+
+
+def expert_names(model: Any, n: int) -> list[str]:
+    """Of ``n`` experts: the groups, where each has its own, else numbers."""
+    groups = getattr(model, "group_names_", None)
+    return [str(g) for g in groups] if groups is not None and len(groups) == n else [str(e) for e in range(n)]
+
+
+def by_group(model: Any) -> bool:
+    """Whether it has an expert for each group."""
+    return getattr(model, "subsets", None) == "group"
+
+
+def routes(model: Any, x: Any, groups: Sequence[str] | None = None) -> np.ndarray | None:
+    """(N, E) the weight of each expert in each answer; None where the model has no experts to choose."""
+    if not hasattr(model, "route"):
+        return None
+    try:
+        if groups is not None and by_group(model):
+            return np.asarray(model.route(x, groups=list(groups)))
+        return np.asarray(model.route(x))
+    except ConfigError:  # dense, or stacking
+        return None
+
+
+def score(truth: Sequence[str], predicted: Sequence[str]) -> Scores:
+    """Accuracy, and F1 averaged over the classes that stand in either.
+
+    >>> score(["a", "a", "b"], ["a", "b", "b"])
+    Scores(accuracy=0.6666666666666666, macro_f1=0.6666666666666666)
+    """
+    from pymoe.pipeline.text import library
+
+    metrics = library.load("sklearn.metrics", "A score")
+    f1 = metrics.f1_score(list(truth), list(predicted), average="macro", zero_division=0)
+    return Scores(float(metrics.accuracy_score(list(truth), list(predicted))), float(f1))
+
+
+def _twice(learned: Table, held: Table) -> list[str]:
+    seen = {_same(text) for text in learned.texts}
+    both = sum(_same(text) in seen for text in held.texts)
+    if not both:
+        return []
+    return [
+        f"{both:,} of {len(held.texts):,} held-out texts stand among the learned ones too: for these the score says "
+        "nothing about new texts"
+    ]
+
+
+def _same(text: str) -> str:
+    """What two copies of a text have in common."""
+    return " ".join(text.split()).casefold()

@@ -1,0 +1,338 @@
+r"""``MoEClassifier`` and ``MoERegressor``: a sparse Mixture-of-Experts on rows of features, as scikit-learn estimators.
+
+The network is ``pipeline.network``, trained end to end.  The losses over the rows, s_n their shares of the weight::
+
+    classifier  Σ_n s_n CE(y_n, t_n)                            dy_n = s_n (softmax(y_n) - q_n)
+    regressor   Σ_n s_n ‖y_n - t_n‖² / 2                        dy_n = s_n (y_n - t_n),     t scaled to mean 0, std 1
+    both        + λ/2 (‖W‖² + Σ_e ‖W_e‖²), λ = l2 / Σ weight,   + balance · L_balance + z · L_z
+
+q = (1 - ε) onehot(t) + ε / C with label smoothing ε.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pymoe.backend.errors import ConfigError, DataError, check_share
+from pymoe.ops import log_softmax
+from pymoe.pipeline import _sklearn as learn
+from pymoe.pipeline import network_features
+from pymoe.pipeline.network_estimator import NetworkEstimator, _canonical
+
+
+class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):
+    """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn classifier.
+
+    n_experts, k         E experts, K of them for a row
+    d_model, d_ff        width of the features' vectors, and of an expert's hidden layer
+    d_shared             width of an expert that every row passes (0: none)
+    linear_experts       whether each expert also has a linear map of the features themselves
+    dense                the dense twin: no experts, as many active parameters
+    scale                "global" or "log-ratio": ``pipeline.network_features``
+    l2                   the penalty of the linear part against the sum of the rows' losses, 1 / C of scikit-learn
+    dropout              share of the nonzero features left out in a step; "auto": 0.5 where most of x is 0, else 0
+    label_smoothing      ε
+    balance, z           coefficients of the losses of the router
+    class_weight         None, "balanced", or {class: weight}
+    epochs               passes over the rows; None: 8, and at least 400 steps
+    batch_size           rows of a step; up to that many rows: all in each step
+    lr_linear, lr_embed, lr    first rates of the linear part, U, the rest (``network_descent``); they fall to 0
+    early_stopping       hold out ``validation_fraction`` of the rows, stop when their loss has not fallen by ``tol``
+                         for ``n_iter_no_change`` passes, and keep the best pass
+    verbose              a bar on a terminal, else a line for each pass
+
+    Equal rows are merged first and taken in an order of their own: neither their order nor a weight in place of a
+    repetition changes a bit.  After fit: ``classes_``, ``config_``, ``parameters_``, ``n_iter_``, ``loss_curve_``,
+    ``validation_loss_``.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((200, 5))
+    >>> y = np.where(x[:, 0] > 0, "good", "bad")
+    >>> model = MoEClassifier(random_state=0).fit(x, y)
+    >>> bool(model.score(x, y) > 0.95), model.route(x[:2]).shape
+    (True, (2, 4))
+    """
+
+    def __init__(
+        self,
+        n_experts: int = 4,
+        *,
+        k: int = 2,
+        d_model: int = 16,
+        d_ff: int = 16,
+        d_shared: int = 0,
+        linear_experts: bool = True,
+        dense: bool = False,
+        scale: str = "global",
+        l2: float = 1.0,
+        dropout: float | str = "auto",
+        label_smoothing: float = 0.0,
+        balance: float = 0.01,
+        z: float = 0.0001,
+        class_weight: Any = None,
+        epochs: int | None = None,
+        batch_size: int = 256,
+        lr_linear: float = 3.0,
+        lr_embed: float = 0.0001,
+        lr: float = 0.0003,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 3,
+        tol: float = 0.0,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_experts = n_experts
+        self.k = k
+        self.d_model = d_model
+        self.d_ff = d_ff
+        self.d_shared = d_shared
+        self.linear_experts = linear_experts
+        self.dense = dense
+        self.scale = scale
+        self.l2 = l2
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.balance = balance
+        self.z = z
+        self.class_weight = class_weight
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr_linear = lr_linear
+        self.lr_embed = lr_embed
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoEClassifier:
+        """X (N, V), y (N,) classes, sample_weight (N,) >= 0."""
+        X, y, weight = self._checked(X, y, sample_weight, reset=True)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise DataError(
+                f"a classifier needs rows of at least 2 classes, got only one class, {y[0]!r}, in "
+                f"n_samples = {len(y)}: give rows of another class"
+            )
+        if self.class_weight is not None:
+            weight = weight * learn.compute_sample_weight(self.class_weight, y)
+        self._begin()
+        t = np.searchsorted(self.classes_, y)
+        self._fit(X, t[:, None], t, weight)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> MoEClassifier:
+        """One more pass over these rows; the first call names all ``classes``, and sets the scale of the features."""
+        first = not hasattr(self, "_descent")
+        if first and classes is None:
+            raise DataError("classes must be passed on the first call to partial_fit.")
+        if self.class_weight == "balanced":
+            raise ConfigError('class_weight="balanced" counts all rows: give partial_fit sample_weight, or a dict')
+        if classes is not None:
+            given = np.unique(np.asarray(classes))
+            if not first and not np.array_equal(given, self.classes_):
+                raise DataError(f"classes={given.tolist()} are not those of the first call, {self.classes_.tolist()}")
+            if len(given) < 2:
+                raise DataError(f"a classifier needs at least 2 classes, got only one class, {given.tolist()}")
+        X, y, weight = self._checked(X, y, sample_weight, reset=first)
+        known = given if first else self.classes_
+        if not np.isin(y, known).all():
+            new = np.setdiff1d(y, known).tolist()
+            raise DataError(f"y has classes that were not named on the first call to partial_fit: {new}")
+        if self.class_weight is not None:
+            weight = weight * learn.compute_sample_weight(self.class_weight, y)
+        t = np.searchsorted(known, y)
+        if first:
+            self.classes_ = known
+            self._begin()
+            self._start(X, t, weight)
+        self._partial(X, t[:, None], t, weight)
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, C); of two classes the second minus the first, (N,)."""
+        y = self._y(X)
+        return y if len(self.classes_) > 2 else y[:, 1] - y[:, 0]
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """(N, C) log softmax of the logits."""
+        log_p: np.ndarray = log_softmax.forward(self._y(X))[0]
+        return log_p
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, C) softmax of the logits."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N,) the class of the largest logit; of equals the first."""
+        best = self._y(X).argmax(axis=1)
+        found: np.ndarray = self.classes_[best]
+        return found
+
+    def _begin(self) -> None:
+        self._outputs = len(self.classes_)
+        self._check_settings()
+        check_share("label_smoothing", self.label_smoothing)
+        if self.scale not in network_features.SCALES:
+            raise ConfigError(f"scale must be one of {network_features.SCALES}, got {self.scale!r}")
+
+    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Rows of weight above 0 only."""
+        X, y = learn.validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset, accept_large_sparse=False
+        )
+        learn.check_classification_targets(y)
+        y = learn.column_or_1d(y, warn=True)
+        weight = self._weights(sample_weight, X)
+        (alive,) = np.nonzero(weight > 0)
+        if len(alive) < len(weight):
+            X, y, weight = X[alive], y[alive], weight[alive]
+        return _canonical(X), y, weight
+
+    def _ratio(self, x: Any, t: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
+        return None if self.scale == "global" else network_features.log_ratio(x, t, weight, self._outputs)
+
+    def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = log_softmax.forward(y)[0]
+        q = np.full_like(y, self.label_smoothing / y.shape[1])
+        q[np.arange(len(t)), t] += 1 - self.label_smoothing
+        loss = -float(share @ np.einsum("nc,nc->n", q, log_p))
+        return loss, (np.exp(log_p) - q) * share[:, None].astype(y.dtype)
+
+    def _facts(self) -> dict[str, Any]:
+        kind = self.classes_.dtype.str if self.classes_.dtype.kind != "O" else "O"
+        return {"classes": self.classes_.tolist(), "classes_dtype": kind}
+
+    def _take_facts(self, meta: dict[str, Any]) -> None:
+        self.classes_ = np.array(meta["classes"], dtype=meta["classes_dtype"])
+
+
+class MoERegressor(learn.RegressorMixin, NetworkEstimator):
+    """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn regressor of one value or several.
+
+    The settings are those of ``MoEClassifier``.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((200, 5))
+    >>> model = MoERegressor(random_state=0).fit(x, 3 * x[:, 0] + 7)
+    >>> bool(model.score(x, 3 * x[:, 0] + 7) > 0.95)
+    True
+    """
+
+    def __init__(
+        self,
+        n_experts: int = 4,
+        *,
+        k: int = 2,
+        d_model: int = 16,
+        d_ff: int = 16,
+        d_shared: int = 0,
+        linear_experts: bool = True,
+        dense: bool = False,
+        l2: float = 1.0,
+        dropout: float | str = "auto",
+        balance: float = 0.01,
+        z: float = 0.0001,
+        epochs: int | None = None,
+        batch_size: int = 256,
+        lr_linear: float = 1.0,
+        lr_embed: float = 0.0001,
+        lr: float = 0.001,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 3,
+        tol: float = 0.0,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_experts = n_experts
+        self.k = k
+        self.d_model = d_model
+        self.d_ff = d_ff
+        self.d_shared = d_shared
+        self.linear_experts = linear_experts
+        self.dense = dense
+        self.l2 = l2
+        self.dropout = dropout
+        self.balance = balance
+        self.z = z
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr_linear = lr_linear
+        self.lr_embed = lr_embed
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
+        """X (N, V), y (N,) or (N, M) numbers, sample_weight (N,) >= 0."""
+        X, values, weight = self._checked(X, y, sample_weight, reset=True)
+        self._begin(values, weight)
+        self._fit(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
+        """One more pass over these rows; the first call sets the scale of the features and of y."""
+        first = not hasattr(self, "_descent")
+        X, values, weight = self._checked(X, y, sample_weight, reset=first)
+        if first:
+            self._begin(values, weight)
+            self._start(X, (values - self.mean_) / self.std_, weight)
+        elif values.shape[1] != self._outputs:
+            raise DataError(f"y has {values.shape[1]} columns, but had {self._outputs} in the first call")
+        self._partial(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N,), or (N, M) where y had two axes."""
+        y = self._y(X)
+        y = y * self.std_.astype(y.dtype) + self.mean_.astype(y.dtype)
+        return y if self._two_axes else y[:, 0]
+
+    def _begin(self, values: np.ndarray, weight: np.ndarray) -> None:
+        self._outputs = values.shape[1]
+        self._check_settings()
+        share = weight / weight.sum()
+        self.mean_ = share @ values
+        std = np.sqrt(share @ np.square(values - self.mean_))
+        self.std_ = np.where(std > 0, std, 1.0)
+
+    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
+        X, y = learn.validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset, accept_large_sparse=False,
+            multi_output=True, y_numeric=True,
+        )  # fmt: skip
+        if reset:
+            self._two_axes = y.ndim == 2
+        values = np.array(y, np.float64).reshape(len(y), -1)
+        weight = self._weights(sample_weight, X)
+        (alive,) = np.nonzero(weight > 0)
+        if len(alive) < len(weight):
+            X, values, weight = X[alive], np.ascontiguousarray(values[alive]), weight[alive]
+        return _canonical(X), values, weight
+
+    def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
+        apart = y - t.astype(y.dtype)
+        loss = 0.5 * float(share @ np.einsum("nm,nm->n", apart, apart))
+        return loss, apart * share[:, None].astype(y.dtype)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"mean": self.mean_.tolist(), "std": self.std_.tolist(), "two_axes": self._two_axes}
+
+    def _take_facts(self, meta: dict[str, Any]) -> None:
+        self.mean_, self.std_ = np.array(meta["mean"]), np.array(meta["std"])
+        self._two_axes = bool(meta["two_axes"])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
