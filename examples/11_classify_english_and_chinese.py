@@ -45,7 +45,7 @@ for name, way in WAYS.items():
     print(f"  {name:38s}" + "".join(f"{value:10.3f}" for value in score[name].mean(axis=0)))
 gain = (score["experts, 2 of 4"] - score["dense twin"])[:, 0]
 print(
-    f"experts - dense twin: {gain.mean():+.3f} ± {gain.std(ddof=1) / SPLITS**0.5:.3f}; so few texts do not need experts"
+    f"experts - dense twin: {gain.mean():+.3f} ± {gain.std(ddof=1) / SPLITS**0.5:.3f}; {len(train)} texts to learn from"
 )
 print("scikit-learn's own words end at spaces, so that it reads Chinese by guessing (1 in 3)")
 

@@ -10,6 +10,7 @@ from pymoe.backend.errors import CheckpointError, ConfigError, check_integer
 from pymoe.cli import words
 from pymoe.pipeline import columns, folder, tables
 from pymoe.pipeline.columns import Table
+from pymoe.pipeline.report.text import plain
 
 TASK = "classification"
 
@@ -61,4 +62,5 @@ def table(args: argparse.Namespace, path: str, *, known: dict[str, str] | None =
 def notes(lines: Any, *, to_error: bool = False) -> None:
     """What was guessed or left out, a line each."""
     for line in lines:
+        line = plain(line)
         print(f"pymoe: note: {line}" if to_error else f"      {line}", file=sys.stderr if to_error else sys.stdout)

@@ -53,7 +53,8 @@ def _answers(args: argparse.Namespace, found: Classifier, path: str) -> Iterator
         sheet, text=args.text, group=args.group, header=False if one and args.header is None else args.header,
         need=("text", "group"), known=found.about["columns"],
     )  # fmt: skip
-    classify_input.notes((note for note in table.notes if not (one and "header" in note)), to_error=True)
+    one = one or sheet.width == 1  # nothing was guessed
+    classify_input.notes((n for n in table.notes if not (one and ("header" in n or "only one" in n))), to_error=True)
     groups = table.groups if classification.by_group(found.model) else None
     parts = range(0, len(table.texts), BATCH)
     if len(table.texts) < BAR_FROM or not sys.stderr.isatty() or (args.out is None and sys.stdout.isatty()):

@@ -18,6 +18,8 @@ from pymoe.io import tensors
 from pymoe.pipeline import builtin, classification, folder, held_out
 from pymoe.pipeline.classification import Settings, Trained
 from pymoe.pipeline.columns import Table
+from pymoe.pipeline.report.text import plain, short
+from pymoe.pipeline.report.text import table as table_of
 from pymoe.train import run as runs
 
 OPTIONS = {
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 _clear(place.folder)
                 raise
     for line in _verdict(settings, trained):
-        print(line)
+        print(plain(line))
     names = ", ".join(sorted(n for n in os.listdir(place.folder) if not n.startswith(".")))
     print(f"\nall in {time.perf_counter() - begin:.0f} s; {place.folder} holds {names}")
     for line in _next(place.folder, trained):
@@ -103,7 +105,7 @@ def _say(table: Table, test: Table | None) -> None:
             continue
         assert one.labels is not None
         count = Counter(one.labels).most_common()
-        shown = ", ".join(f"{label} {n:,}" for label, n in count[:12]) + (", ..." if len(count) > 12 else "")
+        shown = ", ".join(f"{short(label)} {n:,}" for label, n in count[:12]) + (", ..." if len(count) > 12 else "")
         print(f"{'text' if one is table else 'test'}: {one.where}, sha256 {one.sha256}")
         classify_input.notes(one.notes)
         print(
@@ -138,13 +140,13 @@ def _verdict(settings: Settings, trained: Trained) -> list[str]:
     lines = [f"note: {note}" for note in trained.notes]
     if not trained.scores:
         return [*lines, "nothing was held out, so there is no score: `pymoe classify report MODEL FILE` on other rows"]
-    lines.append(f"\non the {len(trained.held_out.texts):,} held-out texts" + " " * 12 + "accuracy  macro-F1  training")
-    width = max(map(len, trained.scores)) + 2
     seconds = {settings.method: trained.seconds.get("training"), "dense twin": trained.seconds.get("dense twin")}
+    rows = []
     for name, score in trained.scores.items():
-        took = f"{seconds[name]:7.1f} s" if seconds.get(name) is not None else ""
-        lines.append(f"  {name:<{max(width, 36)}}  {score.accuracy:.4f}    {score.macro_f1:.4f}  {took}".rstrip())
-    return lines
+        took = f"{seconds[name]:.1f} s" if seconds.get(name) is not None else ""
+        rows.append([name, f"{score.accuracy:.4f}", f"{score.macro_f1:.4f}", took])
+    lines += ["", f"on the {len(trained.held_out.texts):,} held-out texts:"]
+    return [*lines, *table_of(["", "accuracy", "macro-F1", "training"], rows)]
 
 
 def _next(place: str, trained: Trained) -> list[str]:

@@ -6,12 +6,12 @@ Forward, x (N, D) dense or scipy.sparse, expert e = (W_e, b_e), λ (E, N) as of 
     y    = Σ_e λ_e z_e                                       (N, C)   the layer adds logits, as a MoE layer does
     m_e  = 1/S Σ_n s_n λ_en                                  (E,)     how much of the rows is whose
     loss = 1/S Σ_n s_n CE(y_n, t_n) + balance (E Σ_e m_e² - 1)
-           + l2/2 (Σ_e ‖W_e - A‖² + ‖b_e - a‖² + ‖R‖² + ‖r‖²)
+           + l2/2 (Σ_e ‖W_e - A_e‖² + ‖b_e - a_e‖² + ‖R‖² + ‖r‖²)
 
 Backward, dy_n = dloss s_n / S (softmax(y_n) - onehot(t_n))::
 
     dz_e = λ_e dy,  dλ_en = ⟨dy_n, z_en⟩ + dloss balance 2 E m_e s_n / S          ⟨.⟩: op ``mixture``
-    dW_e = dz_eᵀ x + dloss l2 (W_e - A),  db_e likewise,  dR and dr by ``ensemble_gate.route_backward``
+    dW_e = dz_eᵀ x + dloss l2 (W_e - A_e),  db_e likewise,  dR and dr by ``ensemble_gate.route_backward``
 
 The rule of ``sharing.btx``: what is a feed-forward is stacked, the router is new (N(0, std²)), all else would be
 averaged, and then everything is trained on.  A linear sub-model is all feed-forward, so nothing is left to average.
@@ -46,7 +46,7 @@ class Cache(NamedTuple):
     m: Array  # (E,)
     balance: float
     l2: float
-    anchor: tuple[Array, Array] | None
+    anchor: tuple[Array, Array] | None  # (C, D) and (C,), or (E, C, D) and (E, C)
 
 
 def mixed(x: Any, p: dict[str, Array], *, k: int | None = None) -> tuple[Array, ensemble_gate.Routes, mixture.Cache]:
@@ -79,7 +79,7 @@ def forward(
     l2: float = 0.0,
     anchor: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Cache]:
-    """x (N, D), p as of ``mixed``, targets (N,), anchor (A (C, D), a (C,)) or None -> loss, 0-d.
+    """x (N, D), p as of ``mixed``, targets (N,), anchor (A, a), for all or each its own, or None -> loss, 0-d.
 
     >>> p = {"weight": np.ones((2, 3, 1)), "bias": np.zeros((2, 3)), "router": np.zeros((2, 1)),
     ...      "router_bias": np.zeros(2)}

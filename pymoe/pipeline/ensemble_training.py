@@ -139,12 +139,12 @@ def sub_models_of(
 def fuse(
     plan: Plan, data: Data, weight: np.ndarray, bias: np.ndarray, out: np.ndarray
 ) -> tuple[descent.Parameters, int]:
-    """(parameters, rounds) of the MoE layer made of the experts, trained on; experts are pulled to their mean."""
+    """(parameters, rounds) of the MoE layer made of the experts and trained on, each pulled to its own branch."""
     experts, _, width = weight.shape
     rows = np.flatnonzero(~out)
     x, y, s = data.x[rows], data.y[rows], data.weight[rows]
     x = x.astype(np.float64) if x.dtype != np.float64 else x
-    anchor = weight.mean(axis=0), bias.mean(axis=0)
+    anchor = weight, bias
     terms: dict[str, Any] = {"k": plan.k, "balance": plan.balance, "l2": plan.l2 / float(s.sum())}
     start = {
         "weight": weight,

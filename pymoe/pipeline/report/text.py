@@ -12,33 +12,38 @@ _SHORT, _LONG = 16, 88
 
 
 def lines(report: Report) -> Iterator[str]:
+    """The report line by line."""
+    return (plain(line) for line in _lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
     yield f"{report.title}: {report.texts:,} texts, {report.where}"
     yield from (f"note: {note}" for note in report.notes)
     yield ""
-    yield from _table(
+    yield from table(
         ["", "accuracy", "macro-F1"],
         [[name, f"{s.accuracy:.4f}", f"{s.macro_f1:.4f}"] for name, s in report.scores.items()],
     )
     yield ""
-    yield from _table(
+    yield from table(
         ["class", "precision", "recall", "F1", "texts"],
         [[c.label, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", f"{c.texts:,}"] for c in report.per_class],
     )
     if report.groups:
         yield ""
-        yield from _table(
+        yield from table(
             ["group", "accuracy", "macro-F1", "texts"],
             [[name, f"{s.accuracy:.4f}", f"{s.macro_f1:.4f}", f"{n:,}"] for name, n, s in report.groups],
         )
     yield ""
     if len(report.classes) <= WIDE:
         rows = [[label, *(f"{n:,}" if n else "." for n in row)] for label, row in _rows(report)]
-        yield from _table(["truth \\ answer", *(short(c, 10) for c in report.classes)], rows)
+        yield from table(["truth \\ answer", *(short(c, 10) for c in report.classes)], rows)
     else:
         yield f"the confusion matrix of {len(report.classes)} classes is in report.html"
     if report.experts:
         yield ""
-        yield from _table(
+        yield from table(
             ["expert", "mean weight", "leads", "accuracy", "classes of the texts that it leads"],
             [
                 [
@@ -73,13 +78,22 @@ def width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
+def plain(text: str) -> str:
+    """Without characters that steer a terminal.
+
+    >>> plain("a\\x1b[31m")
+    'a [31m'
+    """
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def short(text: str, most: int = _SHORT) -> str:
     """One line of at most ``most`` cells, without characters that steer a terminal.
 
     >>> short("a long\\n\\x1b[31m text", 10)
     'a long ...'
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    text = " ".join(plain(text[: 4 * most]).split())
     if width(text) <= most:
         return text
     while width(text) > most - 3:
@@ -87,7 +101,8 @@ def short(text: str, most: int = _SHORT) -> str:
     return text + "..."
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: tuple[int, ...] = (0,)) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: tuple[int, ...] = (0,)) -> Iterator[str]:
+    """Columns that stand straight, numbers to the right."""
     rows = [[short(cell, 40) if i not in left[1:] else cell for i, cell in enumerate(row)] for row in (head, *rows)]
     widths = [max(width(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
