@@ -210,7 +210,9 @@ def _guess(sheet: Sheet, names: list[str], rows: list[Row], role: str, at: dict[
             f"columns are {', '.join(repr(n) for n in names[:20])}"
         )
     best = min(able, key=lambda i: (len(values[i]), i))
-    return best, f"its {len(rows):,} rows have {len(values[best])} different values"
+    others = ", ".join(repr(names[i]) for i in able if i != best)
+    also = f"; {others} could be it too: name it with --label" if others else ""
+    return best, f"its {len(rows):,} rows have {len(values[best])} different values{also}"
 
 
 def _few(rows: list[Row]) -> int:
