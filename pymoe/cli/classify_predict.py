@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,7 +45,7 @@ def _answers(args: argparse.Namespace, found: Classifier, path: str) -> Iterator
     """The output, part by part."""
     write = Writer(args, found)
     if path == "-" and (first := _streams(args, found)) is not None:
-        for texts in _stream(args, first):
+        for texts in _stream(args, first, found.about["columns"]["text"]):
             yield write.lines(texts, None)
         return
     sheet = classify_input.sheet(args, path, form=args.format or _lines(path), cut=True)
@@ -125,14 +126,15 @@ def _streams(args: argparse.Namespace, found: Classifier) -> str | None:
     return "lines"
 
 
-def _stream(args: argparse.Namespace, form: str) -> Iterator[list[str]]:
+def _stream(args: argparse.Namespace, form: str, column_of_model: str) -> Iterator[list[str]]:
     """Texts in parts: as many lines as are there."""
     if sys.stdin.isatty():
         print("a text a line; end with Ctrl-D", file=sys.stderr)
+    stdin: Any = sys.stdin.buffer  # read1: as much as is there
     rest, number = b"", 0
     column: str | None = None
     while True:
-        data = sys.stdin.buffer.read1(1 << 16)
+        data = stdin.read1(1 << 16)
         *lines, rest = (rest + data).split(b"\n")
         if not data and rest:
             lines, rest = [*lines, rest], b""
@@ -142,6 +144,14 @@ def _stream(args: argparse.Namespace, form: str) -> Iterator[list[str]]:
             line = _decoded(raw.removesuffix(b"\r"), args, number)
             if form == "lines" and number == 1 and args.format is None and line.startswith("{"):
                 form = "jsonl" if not tables.json_object(line)[1] else form
+            if (
+                form == "lines"
+                and number == 1
+                and args.format is None
+                and column_of_model in re.split(r"[,;\t|]", line)[:99]
+            ):
+                note = f"line 1 looks like the header of a table with the column {column_of_model!r}: if it is one, say"
+                classify_input.notes([f"{note} --format csv; each line is taken as a text"], to_error=True)
             text: str | None = line
             if form == "jsonl":
                 text, column = _of_json(line, args, number, column)

@@ -126,9 +126,10 @@ def _new(args: argparse.Namespace) -> tuple[Run, Job, State, Texts]:
         )
     dense = args.compare_dense is not False
     work = Job(name, config(sizes, words_of.size), settings, words_of, texts.about, dense, info.environment())
-    made = Batches(train.prepared(work, texts.train, texts.valid).train, tokens=settings.batch_tokens, seed=seed)
+    data = train.prepared(work, texts.train, texts.valid)
+    made = Batches(data.train, tokens=settings.batch_tokens, seed=seed)
     if args.steps is None:
-        n = steps(preset, len(made)) if args.minutes is None else train.steps_in(args.minutes, work, made)
+        n = steps(preset, len(made)) if args.minutes is None else train.steps_in(args.minutes, work, made, data)
         work = dataclasses.replace(work, settings=_settings(args, preset, n))
     state = job.start(work.settings, work.model)
     place = create("translate", args.out)

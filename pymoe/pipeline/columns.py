@@ -64,7 +64,9 @@ def choose(
     text is the column 'review': its name says so; label is the column 'stars': its name says so
     """
     asked = {"text": text, "label": label, "group": group}
-    names, rows, notes = _header(sheet, [c for c in asked.values() if c is not None], header)
+    expected = [c for c in asked.values() if c is not None]
+    expected += [c for c in [(known or {}).get("text")] if c is not None and not c.isdigit()]
+    names, rows, notes = _header(sheet, expected, header)
     if not rows:
         raise DataError(f"{sheet.where} has a header and no rows: give a row for each text")
     twice = [n for n, times in Counter(names).items() if times > 1]
@@ -210,7 +212,9 @@ def _guess(sheet: Sheet, names: list[str], rows: list[Row], role: str, at: dict[
             f"columns are {', '.join(repr(n) for n in names[:20])}"
         )
     best = min(able, key=lambda i: (len(values[i]), i))
-    return best, f"its {len(rows):,} rows have {len(values[best])} different values"
+    others = ", ".join(repr(names[i]) for i in able if i != best)
+    also = f"; {others} could be it too: name it with --label" if others else ""
+    return best, f"its {len(rows):,} rows have {len(values[best])} different values{also}"
 
 
 def _few(rows: list[Row]) -> int:

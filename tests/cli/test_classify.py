@@ -136,6 +136,16 @@ def test_plain_lines_json_and_a_pipe_of_many(made, here):
         assert (done.returncode, done.stdout.count("\n")) == (0, lines), done.stderr
 
 
+def test_a_table_in_a_pipe_is_told_from_lines(made):
+    for args, lines, said in (([], 3, "line 1 looks like the header of a table"), (["--format", "csv"], 2, "")):
+        done = subprocess.run(
+            [sys.executable, "-m", "pymoe", "classify", "predict", str(made / "model"), *args],
+            env=environment(), input='Ort,Kommentar\nlaut,"Suppe, Brot"\n', capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout.count("\n")) == (0, lines) and said in done.stderr, done
+        assert bool(said) == bool(done.stderr)
+
+
 def test_the_same_seed_is_the_same_model(made, here, capsys):
     assert main(["classify", "train", str(made / "a.csv"), *FAST, "--out", "again"]) == 0
     for name in ("model.safetensors", "held_out.jsonl"):

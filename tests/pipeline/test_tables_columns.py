@@ -84,4 +84,6 @@ def test_a_column_the_model_knows_comes_first():
     known = {"text": "remark", "label": "label", "group": "dom"}
     table = choose(sheet(*rows), known=known, need=("text", "label", "group"))
     assert table.texts == ["b"] and table.groups == ["m"]
+    short = sheet(["Ort", "Kommentar"], ["laut", "a, b"])  # one row, and no usual name: the model's name is a header
+    assert choose(short, known={"text": "Kommentar"}, need=("text",)).texts == ["a, b"]
     assert choose(sheet(["text"], ["a"]), known=known, need=("text", "group")).texts == ["a"]

@@ -77,9 +77,8 @@ def measure(
     predicted = [classes[i] for i in p.argmax(axis=1)]
     metrics = library.load("sklearn.metrics", "A report")
     parts = metrics.precision_recall_fscore_support(truth, predicted, labels=list(classes), zero_division=0)
-    per_class = [
-        PerClass(label, *(float(v) for v in row), int(n)) for label, *row, n in zip(classes, *parts, strict=True)
-    ]
+    rows = zip(classes, *parts, strict=True)
+    per_class = [PerClass(c, float(right), float(found), float(f1), int(n)) for c, right, found, f1, n in rows]
     scores = {method: classification.score(truth, predicted)} | (beside or {})
     if not beside:
         most = Counter(truth).most_common(1)[0][0]

@@ -11,7 +11,7 @@ from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.models.seq2seq import Seq2SeqConfig
 from pymoe.train.settings import UpdateSettings
 
-LEAST_STEPS, MOST_STEPS = 300, 8000
+MOST_STEPS = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,8 @@ def config(sizes: Sizes, vocabulary: int) -> Seq2SeqConfig:
 
 
 def steps(preset: Preset, batches: int) -> int:
-    """The number of optimiser steps for so many batches an epoch: some epochs, within bounds."""
-    least = min(LEAST_STEPS, 10 * preset.epochs)  # "tiny" stays tiny
-    return min(MOST_STEPS, max(least, preset.epochs * batches))
+    """The number of optimiser steps for so many batches an epoch: the preset's epochs, of no fewer than 10 batches."""
+    return min(MOST_STEPS, preset.epochs * max(batches, 10))
 
 
 def _default(n: int) -> TranslateSettings:

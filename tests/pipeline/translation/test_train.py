@@ -227,6 +227,6 @@ def test_pairs_that_are_too_long_are_left_out_and_none_left_is_an_error():
 
 def test_the_steps_of_a_time_budget_grow_with_it():
     work = small.work(TEXT)
-    batches, _ = small.made(work, TEXT, HELD)
-    few = train.steps_in(1e-9, work, batches)
-    assert few == 10 < train.steps_in(0.5, work, batches)
+    batches, data = small.made(work, TEXT, HELD)
+    few = train.steps_in(1e-9, work, batches, data)
+    assert few == 10 < train.steps_in(1.0, work, batches, data)
