@@ -22,7 +22,7 @@ from pymoe.pipeline import network_features
 from pymoe.pipeline.network_estimator import NetworkEstimator, _canonical
 
 
-class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):
+class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn classifier.
 
     n_experts, k         E experts, K of them for a row
@@ -166,7 +166,7 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, C) softmax of the logits."""
-        return np.exp(self.predict_log_proba(X))
+        return np.asarray(np.exp(self.predict_log_proba(X)))
 
     def predict(self, X: Any) -> np.ndarray:
         """(N,) the class of the largest logit; of equals the first."""
@@ -212,7 +212,7 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):
         self.classes_ = np.array(meta["classes"], dtype=meta["classes_dtype"])
 
 
-class MoERegressor(learn.RegressorMixin, NetworkEstimator):
+class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc]
     """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn regressor of one value or several.
 
     The settings are those of ``MoEClassifier``.
@@ -295,7 +295,7 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """(N,), or (N, M) where y had two axes."""
         y = self._y(X)
-        y = y * self.std_.astype(y.dtype) + self.mean_.astype(y.dtype)
+        y = np.asarray(y * self.std_.astype(y.dtype) + self.mean_.astype(y.dtype))
         return y if self._two_axes else y[:, 0]
 
     def _begin(self, values: np.ndarray, weight: np.ndarray) -> None:

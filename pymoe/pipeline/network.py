@@ -92,7 +92,7 @@ class NetworkConfig:
     def twin(self) -> NetworkConfig:
         """The dense network of as many active parameters, but for the router and the biases.
 
-        What a row of the sparse one reads of K linear experts, K C numbers a feature, is width of the features' vectors.
+        What a row of the sparse one reads of K linear experts, K C numbers a feature, widens the features' vectors.
 
         >>> twin = NetworkConfig(n_features=9, n_outputs=3, d_model=12, d_ff=8, k=2, d_shared=5).twin()
         >>> twin.d_model, twin.d_ff  # 12 + 2 · 3, (2 · 8 + 5) · 12 / 18
@@ -162,6 +162,7 @@ def forward(x: Any, p: dict[str, Any], cfg: NetworkConfig, *, share: Array | Non
     n, c_norm = rms_norm.forward(h, p["norm"]["weight"])
     losses: dict[str, Array] = {}
     routing, c_logits, c_losses = None, None, None
+    c_mix: Any
     if cfg.n_experts:
         out, c_mix = moe.forward(n, p["mix"], cfg.moe)
         m, routing = out.y, out.routing
@@ -178,6 +179,7 @@ def forward(x: Any, p: dict[str, Any], cfg: NetworkConfig, *, share: Array | Non
         y = y + times(x, p["wide"]["weight"])
     c_experts = None
     if "experts" in p:
+        assert routing is not None
         local, c_experts = network_experts.forward(x, routing.weight, **p["experts"], idx=routing.idx)
         y = y + local
     cache = Cache(cfg, x, p, c_norm, c_mix, c_logits, c_losses, c_experts, c_out, c_head)
@@ -196,7 +198,8 @@ def backward(dy: Array, cache: Cache, dlosses: dict[str, Any] | None = None) -> 
     dlosses = dict(dlosses or {})
     xp = namespace(dy)
     dr, d_head = linear.backward(dy, c_head)
-    dx_experts, d_experts = None, {}
+    dx_experts: Any = None
+    d_experts: dict[str, Array] = {}
     dsum, d_out = rms_norm.backward(dr, c_out)
     if cfg.n_experts:
         dn, d_mix = moe.backward(dsum, c_mix)

@@ -128,9 +128,10 @@ def drop(x: Any, share: float, rng: np.random.Generator) -> Any:
     if not share:
         return x
     if scipy.sparse.issparse(x):
-        values = x.data
-        kept = rng.random(len(values)) >= share
-        return type(x)((np.where(kept, values / values.dtype.type(1 - share), 0), x.indices, x.indptr), shape=x.shape)
+        kept = rng.random(len(x.data)) >= share
+        values = x.data[kept] / x.data.dtype.type(1 - share)
+        before = np.concatenate([[0], np.cumsum(kept)]).astype(x.indptr.dtype)
+        return type(x)((values, x.indices[kept], before[x.indptr]), shape=x.shape)
     kept = np.zeros(x.shape, bool)
     kept[x != 0] = rng.random(int(np.count_nonzero(x))) >= share
     return np.where(kept, x / x.dtype.type(1 - share), x.dtype.type(0))

@@ -96,8 +96,8 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
         if self.epochs is not None:
             check_integer("epochs", self.epochs)
         for name in ("l2", "lr_linear", "lr", "lr_embed", "balance", "z", "tol"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
                 raise ConfigError(f"{name} must be a finite number >= 0, got {value!r}")
         if self.dropout != "auto" and not (check_share("dropout", self.dropout) < 1):
             raise ConfigError("dropout must be below 1: nothing would be left")

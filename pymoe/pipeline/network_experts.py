@@ -58,7 +58,8 @@ def forward(x: Any, g: Array, weight: Array, bias: Array, *, idx: Array) -> tupl
 def backward(dy: Array, cache: Cache) -> tuple[Any, dict[str, Array]]:
     """dy (N, C) -> dx (N, V), None for a sparse x, {"g": (N, K), "weight": (E, V, C), "bias": (E, C)}.
 
-    >>> _, cache = forward(np.ones((1, 1)), np.ones((1, 1)), np.full((2, 1, 1), 3.0), np.zeros((2, 1)), idx=np.array([[1]]))
+    >>> one, weight = np.ones((1, 1)), np.full((2, 1, 1), 3.0)
+    >>> _, cache = forward(one, one, weight, np.zeros((2, 1)), idx=np.array([[1]]))
     >>> dx, d = backward(np.array([[5.0]]), cache)
     >>> dx.item(), d["g"].item(), d["bias"].tolist()
     (15.0, 15.0, [[0.0], [5.0]])

@@ -44,7 +44,7 @@ def log_ratio(x: Any, y: np.ndarray, weight: np.ndarray, n_classes: int) -> np.n
     own, others = 1 + count, 1 + count.sum(axis=0) - count
     share = np.log(own / own.sum(axis=1, keepdims=True)) - np.log(others / others.sum(axis=1, keepdims=True))
     r = np.sqrt(np.square(share).mean(axis=0))
-    return r / (np.sqrt(np.square(r).mean()) or 1.0)
+    return np.asarray(r / (np.sqrt(np.square(r).mean()) or 1.0))
 
 
 def apply(x: Any, ratio: np.ndarray | None, size: float) -> Any:
@@ -71,6 +71,6 @@ def scaled(x: Any, by: np.ndarray) -> Any:
 def _squares(x: Any) -> np.ndarray:
     """‖x_n‖² (N,) in double precision."""
     if not scipy.sparse.issparse(x):
-        return np.einsum("nv,nv->n", x, x, dtype=np.float64)
+        return np.asarray(np.einsum("nv,nv->n", x, x, dtype=np.float64))
     row = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
     return np.bincount(row, np.square(x.data, dtype=np.float64), x.shape[0])
