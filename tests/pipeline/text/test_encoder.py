@@ -130,7 +130,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("settings", KINDS, ids=repr)
+@pytest.mark.parametrize("settings", KINDS, ids=",".join)
 def test_every_kind_comes_back_bit_by_bit(settings):
     encoder = TextEncoder(**settings)
     x = encoder.fit_transform(TEXTS)
