@@ -8,11 +8,12 @@
 """
 
 from pymoe.moe import stored
-from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
+from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws, draw
 from pymoe.moe.layer import Cache, Output, backward, forward
 from pymoe.moe.parameters import init
 from pymoe.moe.router import Routing
+from pymoe.moe.router_config import Capacity, RouterConfig
 from pymoe.moe.selection_bias import update as bias_update
 
 __all__ = [

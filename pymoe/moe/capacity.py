@@ -3,7 +3,7 @@
     kept[t, j] = rank of (t, j) in the queue of expert idx[t, j] < C
 
 No gradient: ``kept`` is a decision.  Memory O(T K + E): ranks come from one stable counting sort, never from a
-(T, E, C) array.  Sources: see ``config.Capacity``.
+(T, E, C) array.  Sources: see ``router_config.Capacity``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from pymoe import kernels
 from pymoe.backend import device, namespace, real
 from pymoe.backend.namespace import Array
-from pymoe.moe.config import Capacity
+from pymoe.moe.router_config import Capacity
 
 
 def places(cfg: Capacity, tokens: int, experts: int, k: int) -> int:

@@ -26,9 +26,9 @@ from pymoe.backend import accumulator, device, namespace, real
 from pymoe.backend.errors import ConfigError, NonFiniteError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import capacity, noise, score, select, weigh
-from pymoe.moe.config import RouterConfig
 from pymoe.moe.draws import Draws
 from pymoe.moe.losses import balance, cv_squared, importance, load, z
+from pymoe.moe.router_config import RouterConfig
 from pymoe.ops import linear
 
 

@@ -28,7 +28,7 @@ from pymoe import kernels
 from pymoe.backend import namespace, real
 from pymoe.backend.namespace import Array
 from pymoe.moe import select, weigh
-from pymoe.moe.config import RouterConfig
+from pymoe.moe.router_config import RouterConfig
 from pymoe.ops import mixture_nll, softmax
 from pymoe.pipeline import softmax_regression
 

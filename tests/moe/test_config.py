@@ -13,7 +13,7 @@ import pytest
 from pymoe import presets
 from pymoe.backend.errors import ConfigError
 from pymoe.moe import Capacity, MoEConfig, RouterConfig
-from pymoe.moe import config as module
+from pymoe.moe import router_config as module
 from pymoe.moe.score import SCORES
 from pymoe.moe.select import SELECTORS
 

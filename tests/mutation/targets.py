@@ -14,7 +14,7 @@ from pymoe.verify.mutate import Target
 
 TESTS = Path(__file__).resolve().parents[1]
 # settings, names, and what only draws random numbers or raises: no arithmetic of a forward or a backward
-LEFT_OUT = {"pymoe.moe.config"}
+LEFT_OUT = {"pymoe.moe.config", "pymoe.moe.router_config"}
 # tests of a setting or a kind of weight that goes through several modules of the layer, without their slow gradients
 THROUGH = {
     "test_tied.py::untied": {"experts", "layer", "parameters", "plan", "router"},

@@ -14,7 +14,7 @@ import scipy.special
 from pymoe import moe, verify
 from pymoe.backend.errors import ConfigError, GradientError
 from pymoe.moe import router
-from pymoe.moe.config import RouterConfig
+from pymoe.moe.router_config import RouterConfig
 from pymoe.pipeline import ensemble_fused, ensemble_gate, ensemble_rules
 from pymoe.sharing import integrate
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pymoe import kernels
 from pymoe.backend import device, namespace
 from pymoe.backend.namespace import Array
-from pymoe.moe.config import RouterConfig
+from pymoe.moe.router_config import RouterConfig
 
 
 def select(c: Array, cfg: RouterConfig, real_token: Array | None = None) -> tuple[Array, Array]:

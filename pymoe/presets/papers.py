@@ -1,45 +1,22 @@
-"""Published routers by name.  Each returns a ``MoEConfig``; every setting can be overridden by keyword.
-
-Keywords of ``RouterConfig`` and of ``MoEConfig`` are told apart by name:
-
->>> mixtral(d_model=8, d_ff=16, n_experts=4, k=2, losses=("z",), d_shared=4).router.losses
-('z',)
-"""
+"""Routers as their papers define them."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from pymoe.backend.errors import ConfigError
-from pymoe.moe.config import Capacity, MoEConfig, RouterConfig
-
-_ROUTER = {f.name for f in dataclasses.fields(RouterConfig)}
-_LAYER = {f.name for f in dataclasses.fields(MoEConfig)} - {"router"}
-
-
-def _make(
-    d_model: int, d_ff: int, n_experts: int, k: int, defaults: dict[str, Any], settings: dict[str, Any]
-) -> MoEConfig:
-    merged = {**defaults, **settings}
-    router_bias = merged.pop("router_bias", None)
-    unknown = sorted(set(merged) - _ROUTER - _LAYER)
-    if unknown:
-        raise ConfigError(f"unknown settings {unknown}; a router has {sorted(_ROUTER)}, a layer {sorted(_LAYER)}")
-    router = {name: merged.pop(name) for name in list(merged) if name in _ROUTER and name != "bias"}
-    if router_bias is not None:
-        router["bias"] = router_bias
-    return MoEConfig(d_model, d_ff, RouterConfig(n_experts, k, **router), **merged)
+from pymoe.moe.config import MoEConfig
+from pymoe.moe.router_config import Capacity
+from pymoe.presets.make import make
 
 
 def mixtral(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
     """Softmax, top-k, renormalised (= softmax over the k chosen logits).  arXiv:2401.04088, sec. 2.1."""
-    return _make(d_model, d_ff, n_experts, k, {"norm": "l1"}, settings)
+    return make(d_model, d_ff, n_experts, k, {"norm": "l1"}, settings)
 
 
 def olmoe(d_model: int, d_ff: int, n_experts: int = 64, k: int = 8, **settings: Any) -> MoEConfig:
     """Softmax, top-k, not renormalised.  arXiv:2409.02060, sec. 2."""
-    return _make(d_model, d_ff, n_experts, k, {}, settings)
+    return make(d_model, d_ff, n_experts, k, {}, settings)
 
 
 def switch(d_model: int, d_ff: int, n_experts: int = 8, k: int = 1, **settings: Any) -> MoEConfig:
@@ -53,7 +30,7 @@ def switch(d_model: int, d_ff: int, n_experts: int = 8, k: int = 1, **settings: 
         "gated": False,
         "activation": "relu",
     }
-    return _make(d_model, d_ff, n_experts, k, defaults, settings)
+    return make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
 def gshard(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
@@ -70,7 +47,7 @@ def gshard(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: 
         "gated": False,
         "activation": "relu",
     }
-    return _make(d_model, d_ff, n_experts, k, defaults, settings)
+    return make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
 def noisy_topk(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
@@ -82,13 +59,13 @@ def noisy_topk(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settin
         "gated": False,
         "activation": "relu",
     }
-    return _make(d_model, d_ff, n_experts, k, defaults, settings)
+    return make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
 def deepseek_v2(d_model: int, d_ff: int, n_experts: int = 64, k: int = 6, **settings: Any) -> MoEConfig:
     """Softmax, groups by their best expert, top-k, scaled and not renormalised.  arXiv:2405.04434, sec. 2.2."""
     defaults = {"select": "group_limited", "group_score": "max", "n_group": 1, "topk_group": 1}
-    return _make(d_model, d_ff, n_experts, k, defaults, settings)
+    return make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
 def deepseek_v3(d_model: int, d_ff: int, n_experts: int = 256, k: int = 8, **settings: Any) -> MoEConfig:
@@ -105,12 +82,9 @@ def deepseek_v3(d_model: int, d_ff: int, n_experts: int = 256, k: int = 8, **set
         "scale": 2.5,
         "losses": ("balance",),
     }
-    return _make(d_model, d_ff, n_experts, k, defaults, settings)
+    return make(d_model, d_ff, n_experts, k, defaults, settings)
 
 
 def expert_choice(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
     """Each expert takes its k·T/E best tokens; no balance loss is needed.  Not causal.  arXiv:2202.09368, sec. 3.2."""
-    return _make(d_model, d_ff, n_experts, k, {"select": "expert_choice", "losses": ()}, settings)
-
-
-PRESETS = {f.__name__: f for f in (mixtral, olmoe, switch, gshard, noisy_topk, deepseek_v2, deepseek_v3, expert_choice)}
+    return make(d_model, d_ff, n_experts, k, {"select": "expert_choice", "losses": ()}, settings)
