@@ -16,6 +16,7 @@ An op module, a layer module, a whole model, a class, a namespace: the checks of
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,11 @@ class Evaluation:
     outputs: Flat  # "y" and "losses.<name>"; "[i]" for the members of a tuple
     out: Any
     cache: Any
+
+    @functools.cached_property
+    def decisions(self) -> Flat:
+        """The integer and boolean arrays of ``out`` and ``cache`` by path."""
+        return walk.decisions({"out": self.out, "cache": self.cache})
 
 
 @dataclass(frozen=True)
@@ -286,8 +292,7 @@ def same_decisions(name: str, a: Evaluation, b: Evaluation, why: str) -> None:
     """DecisionError unless all integer and boolean arrays of the two evaluations are equal."""
     from pymoe.verify.report import DecisionError
 
-    for part in ("out", "cache"):
-        first, second = walk.decisions(getattr(a, part)), walk.decisions(getattr(b, part))
-        for path in {**first, **second}:
-            if path not in first or path not in second or not walk.same_bits(first[path], second[path]):
-                raise DecisionError(f"{name}: the decision {part}{path} is not the same {why}")
+    first, second = a.decisions, b.decisions
+    for path in {**first, **second}:
+        if path not in first or path not in second or not walk.same_bits(first[path], second[path]):
+            raise DecisionError(f"{name}: the decision {path[1:]} is not the same {why}")

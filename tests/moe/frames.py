@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import functools
 import random
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,42 +152,43 @@ OPTIONS: dict[str, list[Any]] = {
 }
 
 
-def combinations(seed: int = 3, candidates: int = 120) -> Iterator[tuple[str, MoEConfig, dict[str, Any]]]:
-    """(name, settings, keywords of ``make``): every pair of option values that may stand together is in one of them.
+@functools.cache
+def combinations(seed: int = 3, draws: int = 100) -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
+    """{name: (settings, keywords of ``make``)}: every pair of option values that may stand together is in one of them.
 
-    Greedy all-pairs design: of many random valid combinations take the one with most pairs not seen so far.
+    Greedy all-pairs design: of many random combinations take the valid one with most pairs not seen so far.  Made once
+    in a process; pairs are counted in bits, a bit for each option value, so that collecting the tests stays cheap.
     """
     draw = random.Random(seed)
     names = list(OPTIONS)
-    open_pairs = {
-        ((a, i), (b, j))
-        for a, b in itertools.combinations(names, 2)
-        for i in range(len(OPTIONS[a]))
-        for j in range(len(OPTIONS[b]))
-    }
-    while open_pairs:
-        best: tuple[set, dict, MoEConfig] | None = None
-        target = min(open_pairs)
-        valid = 0
-        for _ in range(20 * candidates):
-            pick = {name: draw.randrange(len(OPTIONS[name])) for name in names} | dict(target)
-            try:
-                cfg = _config(pick)
-            except ConfigError:
-                continue
-            valid += 1
-            covered = {pair for pair in open_pairs if all(pick[n] == i for n, i in pair)}
-            if best is None or len(covered) > len(best[0]):
-                best = covered, pick, cfg
-            if valid == candidates:
+    values = [(name, i) for name in names for i in range(len(OPTIONS[name]))]
+    bit = {value: 1 << at for at, value in enumerate(values)}
+    # the partners that a value has not stood beside yet; an option's own values never stand together
+    unseen = {a: sum(bit[b] for b in values if names.index(b[0]) > names.index(a[0])) for a in values}
+    table = {}
+    while any(unseen.values()):
+        first = next(a for a in values if unseen[a])
+        target = dict([first, next(b for b in values if unseen[first] & bit[b])])
+        best: tuple[int, dict[str, int], MoEConfig] | None = None
+        for tries in range(20 * draws):
+            if best and tries >= draws:
                 break
+            pick = {name: draw.randrange(len(OPTIONS[name])) for name in names} | target
+            together = sum(bit[value] for value in pick.items())
+            new = sum((unseen[value] & together).bit_count() for value in pick.items())
+            if best is None or new > best[0]:
+                with contextlib.suppress(ConfigError):
+                    best = new, pick, _config(pick)
         if best is None:
-            open_pairs.discard(target)  # excluded by a ConfigError
+            unseen[first] &= ~bit[list(target.items())[1]]  # excluded by a ConfigError
             continue
-        open_pairs -= best[0]
         pick = best[1]
-        name = "-".join(f"{i}" for i in pick.values())
-        yield name, best[2], {"mask": OPTIONS["mask"][pick["mask"]], "train": OPTIONS["train"][pick["train"]]}
+        together = sum(bit[value] for value in pick.items())
+        for value in pick.items():
+            unseen[value] &= ~together
+        keywords = {"mask": OPTIONS["mask"][pick["mask"]], "train": OPTIONS["train"][pick["train"]]}
+        table["-".join(f"{i}" for i in pick.values())] = best[2], keywords
+    return table
 
 
 def _config(pick: dict[str, int]) -> MoEConfig:

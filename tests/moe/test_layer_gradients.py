@@ -18,7 +18,7 @@ from pymoe.moe import Capacity, MoEConfig
 from . import frames
 from .frames import ALL, Frame, config, make
 
-COMBINATIONS = {name: (cfg, given) for name, cfg, given in frames.combinations()}
+COMBINATIONS = frames.combinations()
 
 
 def check(f: Frame, **keywords: Any) -> verify.Report:

@@ -16,7 +16,7 @@ from pymoe.verify import walk
 from . import frames
 from .frames import U32, U64, bits, config, everything, frozen, make, relative
 
-COMBINATIONS = {name: (cfg, given) for name, cfg, given in frames.combinations()}
+COMBINATIONS = frames.combinations()
 FEW = list(COMBINATIONS)[::4]
 DECISIONS = ("idx", "kept", "load")
 
