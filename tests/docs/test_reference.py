@@ -11,6 +11,7 @@ import pytest
 from pymoe import ops, presets, sharing, sparsity
 from pymoe.hf.config import FAMILIES
 from pymoe.moe import losses, score, select
+from pymoe.moe.rules import RULES
 from pymoe.sharing import fuse
 from pymoe.storage.forms import FORMS
 from pymoe.train.plan import KINDS
@@ -28,6 +29,7 @@ TABLES = {
     "op": modules(ops),
     "score (`RouterConfig.score`)": list(score.SCORES),
     "selection (`RouterConfig.select`)": list(select.SELECTORS),
+    "rule": list(RULES),
     "loss": modules(losses),
     "preset": list(presets.PRESETS),
     "form": list(FORMS),

@@ -1,0 +1,1 @@
+"""The rules that do not fit score -> select -> weigh."""
