@@ -1,12 +1,16 @@
-"""F6: Hugging Face folders (config.json, safetensors) of the decoders that ``pymoe.models.lm`` is: read and written.
+"""F6: what Hugging Face keeps: folders (config.json, safetensors) of whole models, and the MoE blocks of transformers.
 
-Families: llama and mistral (dense), mixtral (sparse).  ``read(folder)`` gives the settings, the parameters and the
+Whole models: llama and mistral (dense), mixtral (sparse).  ``read(folder)`` gives the settings, the parameters and the
 tokenizer; ``write(folder, cfg, p, like=source)`` makes a new folder that transformers and others load.
+
+One block of any family with experts (``hf.blocks``): ``config(...)`` gives its settings, ``load(state_dict, cfg)`` its
+parameters, ``dump(p, cfg)`` puts values or gradients back under transformers' names.
 
 Sources: the checkpoints' layouts as transformers 5.23 writes and reads them; Touvron et al., arXiv:2302.13971; Jiang et
 al., arXiv:2310.06825 and arXiv:2401.04088.
 """
 
+from pymoe.hf.blocks import BlockConfig, config, dump, load
 from pymoe.hf.folder import Checkpoint, read, write
 
-__all__ = ["Checkpoint", "read", "write"]
+__all__ = ["BlockConfig", "Checkpoint", "config", "dump", "load", "read", "write"]

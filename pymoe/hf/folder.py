@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
-from pymoe.hf import config, names
+from pymoe.hf import model_config, names
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
 from pymoe.models.lm import LMConfig
@@ -36,7 +36,7 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     setting that the decoder of pymoe has not.
     """
     raw = _json(os.path.join(folder, "config.json"))
-    cfg = config.from_hf(raw)
+    cfg = model_config.from_hf(raw)
     given = _tensors(folder)
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
@@ -54,7 +54,7 @@ def write(folder: str, cfg: LMConfig, p: dict[str, Any], *, like: str) -> None:
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ConfigError(f"{folder} is not empty: give a new folder, nothing is written over")
     source = _json(os.path.join(like, "config.json"))
-    raw = config.to_hf(cfg, source)
+    raw = model_config.to_hf(cfg, source)
     made = names.to_hf(forms.dense(p), cfg)
     dtype = _dtype(like, source, next(iter(made.values())).dtype)
     raw |= {name: np.dtype(dtype).name for name in ("dtype", "torch_dtype") if name == "dtype" or name in raw}

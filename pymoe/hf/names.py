@@ -27,7 +27,7 @@ import numpy as np
 
 from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import CheckpointError
-from pymoe.hf.config import mixtral_like
+from pymoe.hf.model_config import mixtral_like
 from pymoe.models.lm import LMConfig
 
 Take = Callable[[str, tuple[int, ...]], np.ndarray]

@@ -130,7 +130,7 @@ def writable(source: Source, cfg: LMConfig) -> None:
     """ConfigError if the form of ``source`` cannot say ``cfg``: better before hours of work than after."""
     if source.job is None:
         with open(os.path.join(source.place, "config.json"), "rb") as file:
-            hf.config.to_hf(cfg, json.loads(file.read()))
+            hf.model_config.to_hf(cfg, json.loads(file.read()))
 
 
 def text(source: Source, file: str | None) -> Text:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pymoe import ops, presets, sharing, sparsity
-from pymoe.hf.config import FAMILIES
+from pymoe.hf.model_config import FAMILIES
 from pymoe.moe import losses, score, select
 from pymoe.moe.rules import RULES
 from pymoe.sharing import fuse

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from pymoe import hf, presets, storage
 from pymoe.backend import tree
 from pymoe.backend.errors import CheckpointError, ConfigError, NonFiniteError
-from pymoe.hf import config, names
+from pymoe.hf import model_config, names
 from pymoe.io import atomic
 from pymoe.models import lm
 from tests.io.faults import Faulty, raising
@@ -32,7 +32,7 @@ def folder(tmp_path):
     source.mkdir()
     (source / "config.json").write_text(json.dumps(RAW))
     (source / "tokenizer.json").write_text("{}")
-    cfg = config.from_hf(RAW)
+    cfg = model_config.from_hf(RAW)
     p = lm.init(np.random.default_rng(0), cfg)
     hf.write(str(tmp_path / "m"), cfg, p, like=str(source))
     return tmp_path / "m", cfg, p
@@ -236,18 +236,18 @@ FIELDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", config.FAMILIES)
+@pytest.mark.parametrize("family", model_config.FAMILIES)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("window", [None, 9, 40])
 def test_every_setting_that_can_be_said_comes_back(family, sparse, window):
     """Written over any config.json of a family, also one that leaves all it can to its defaults."""
-    short = {n: RAW[n] for n in config._NEEDED} | {"model_type": family}
+    short = {n: RAW[n] for n in model_config._NEEDED} | {"model_type": family}
     short |= {} if window is None else {"sliding_window": window}
     moe = presets.mixtral(d_model=24, d_ff=10, n_experts=7, k=3) if sparse else None
     cfg = lm.LMConfig(moe=moe, d_ff=None if sparse else 14, **FIELDS)
     for like in (short, short | {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}, "head_dim": 2}):
-        assert config.from_hf(config.to_hf(cfg, like)) == cfg
+        assert model_config.from_hf(model_config.to_hf(cfg, like)) == cfg
     near = dataclasses.replace(cfg, n_layers=2, tie=False)
-    assert config.from_hf(config.to_hf(near, config.to_hf(cfg, short))) == near
+    assert model_config.from_hf(model_config.to_hf(near, model_config.to_hf(cfg, short))) == near
     with pytest.raises(ConfigError, match="is not one that pymoe.hf writes: llama, mistral, mixtral"):
-        config.to_hf(cfg, short | {"model_type": "qwen2"})
+        model_config.to_hf(cfg, short | {"model_type": "qwen2"})

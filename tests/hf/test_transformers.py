@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from pymoe import hf  # noqa: E402
 from pymoe.backend import tree  # noqa: E402
-from pymoe.hf import config, names  # noqa: E402
+from pymoe.hf import model_config, names  # noqa: E402
 from pymoe.models import generate, lm  # noqa: E402
 from tests.hf.double import angles_in_double, casts_answered_in_double  # noqa: E402
 
@@ -169,7 +169,7 @@ def test_a_field_that_is_left_out_means_what_transformers_takes_it_for(name, tmp
     raw = {"vocab_size": 19, "hidden_size": 64, "intermediate_size": 10, "num_hidden_layers": 2}
     raw |= {"num_attention_heads": 16, "model_type": name}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    theirs, mine = kind.from_pretrained(tmp_path), config.from_hf(raw)
+    theirs, mine = kind.from_pretrained(tmp_path), model_config.from_hf(raw)
     assert mine.n_kv_heads == theirs.num_key_value_heads and mine.norm_eps == theirs.rms_norm_eps
     assert mine.rope_base == theirs.rope_parameters["rope_theta"] and mine.tie == theirs.tie_word_embeddings
     window = getattr(theirs, "sliding_window", None)

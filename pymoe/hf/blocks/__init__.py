@@ -1,0 +1,11 @@
+"""F6: the MoE blocks of transformers: their settings, their parameters under transformers' names, their hub layouts.
+
+``config`` reads a config.json of any of its families, ``load`` and ``dump`` take one block's arrays there and back.
+"""
+
+from pymoe.hf.blocks.families import FAMILIES, GROUPS
+from pymoe.hf.blocks.family import BlockConfig
+from pymoe.hf.blocks.settings import config
+from pymoe.hf.blocks.tensors import dump, load
+
+__all__ = ["FAMILIES", "GROUPS", "BlockConfig", "config", "dump", "load"]

@@ -1,0 +1,115 @@
+"""``pymoe.hf.load`` and ``pymoe.hf.dump``: the parameters of one block under the names that transformers gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pymoe.backend import to_numpy, tree
+from pymoe.backend.errors import CheckpointError, ConfigError
+from pymoe.hf.blocks.families import FAMILIES
+from pymoe.hf.blocks.family import BlockConfig, Family
+from pymoe.hf.blocks.layouts import Layout, Shape
+from pymoe.moe import parameters
+from pymoe.storage import forms
+
+
+def load(state_dict: Mapping[str, Any], cfg: BlockConfig, *, prefix: str = "", dtype: Any = None) -> tree.Tree:
+    """The parameter tree of ``cfg`` from one block's arrays under the names of its state dict.
+
+    prefix: what stands before those names in a larger state dict ("model.layers.3.mlp."); others are not looked at.
+    dtype: None leaves float32 and float64 as they are and reads float16 and bfloat16 (``ml_dtypes``) as float32.
+    Arrays that lie as pymoe has them, or transposed, are views; only what must be put together is copied.
+
+    A tensor that is missing, that no formula reads, of another shape (its transpose is named as such) or without
+    floating-point numbers: CheckpointError with its name.
+
+    >>> import numpy as np
+    >>> from pymoe.hf.blocks.settings import config
+    >>> cfg = config({"model_type": "mistral4", "hidden_size": 2, "moe_intermediate_size": 3, "n_routed_experts": 4,
+    ...               "n_shared_experts": 0})
+    >>> arrays = {"gate.weight": np.ones((4, 2)), "experts.gate_up_proj": np.ones((4, 6, 2)),
+    ...           "experts.down_proj": np.ones((4, 2, 3))}
+    >>> p = load(arrays, cfg)
+    >>> p["experts"]["down_proj"] is arrays["experts.down_proj"]
+    True
+    """
+    family = _family(cfg)
+    layouts = family.layouts(cfg)
+    given = {name[len(prefix) :]: a for name, a in state_dict.items() if name.startswith(prefix)}
+    left = set(given) - set(family.unread)
+    flat: dict[str, Any] = {}
+    for own, shape in parameters.shapes(cfg).items():
+        layout = _layout(layouts, own, family)
+        parts = []
+        for name, want in zip(layout.names(shape), layout.shapes(shape), strict=True):
+            parts.append(_checked(given, name, want, prefix, dtype))
+            left.discard(name)
+        flat[own] = layout.read(parts, shape)
+    if left:
+        raise CheckpointError(
+            f"the state dict has a tensor that a block of {family.name} does not: {prefix}{sorted(left)[0]}"
+        )
+    return tree.unflatten(flat)
+
+
+def dump(p: tree.Tree, cfg: BlockConfig, *, prefix: str = "") -> dict[str, Any]:
+    """The inverse of ``load``, for values or for gradients: arrays under transformers' names, in its layouts.
+
+    Transposed tensors are views, others are what they were; stored weights (``pymoe.storage``) come with their zeros.
+
+    >>> import numpy as np
+    >>> from pymoe.hf.blocks.settings import config
+    >>> from pymoe.moe import init
+    >>> cfg = config({"model_type": "mistral4", "hidden_size": 2, "moe_intermediate_size": 3, "n_routed_experts": 4})
+    >>> {name: a.shape for name, a in dump(init(np.random.default_rng(0), cfg), cfg).items() if "down" in name}
+    {'experts.down_proj': (4, 2, 3), 'shared_experts.down_proj.weight': (2, 3)}
+    """
+    family = _family(cfg)
+    layouts = family.layouts(cfg)
+    parameters.check(p, cfg)
+    found = {}
+    for own, leaf in tree.flatten(forms.dense(p)).items():
+        layout = _layout(layouts, own, family)
+        a = to_numpy(leaf)
+        for name, part in zip(layout.names(tuple(a.shape)), layout.write(a), strict=True):
+            found[prefix + name] = part
+    return found
+
+
+def _family(cfg: Any) -> Family:
+    name = getattr(cfg, "family", "")
+    if name not in FAMILIES:
+        raise ConfigError(
+            f"these settings name no family (got {name!r}): hf.load and hf.dump take what hf.config makes; "
+            "dataclasses.replace keeps the family"
+        )
+    return FAMILIES[name]
+
+
+def _layout(layouts: Mapping[str, Layout], own: str, family: Family) -> Layout:
+    if own not in layouts:
+        raise ConfigError(f"a block of {family.name} has no place for {own}: its checkpoints cannot say this setting")
+    return layouts[own]
+
+
+def _checked(given: Mapping[str, Any], name: str, want: Shape, prefix: str, dtype: Any) -> Any:
+    if name not in given:
+        raise CheckpointError(f"the state dict has no tensor {prefix}{name}: it is incomplete, or of another family")
+    a = np.asarray(given[name])
+    if tuple(a.shape) != tuple(want):
+        turned = len(want) >= 2 and tuple(a.shape) == (*want[:-2], want[-1], want[-2])
+        hint = ": that is its transpose, stored by another convention" if turned else ""
+        raise CheckpointError(f"tensor {prefix}{name} has shape {tuple(a.shape)}, the settings say {tuple(want)}{hint}")
+    if a.dtype.kind != "f" and a.dtype.name != "bfloat16":
+        if not (a.dtype.kind in "iu" and name.endswith(INTEGERS)):
+            raise CheckpointError(f"tensor {prefix}{name} holds {a.dtype}, no floating-point numbers: quantised?")
+        return a
+    if dtype is not None:
+        return a.astype(dtype, copy=False)
+    return a if a.dtype in (np.float32, np.float64) else a.astype(np.float32)
+
+
+INTEGERS = ("tid2eid",)  # tables of expert ids

@@ -1,0 +1,61 @@
+"""pymoe beside a stored or a live result of transformers: every number of both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pymoe import hf, moe
+
+TOLERANCE = 1e-12  # of the tensor's maximum
+
+
+def error(got: Any, want: Any) -> float:
+    """max |got - want| / max |want|; where all of want is 0, 0 for exact zeros and infinity for anything else."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape, (got.shape, want.shape)
+    largest, off = float(np.abs(want).max(initial=0)), float(np.abs(got - want).max(initial=0))
+    return off / largest if largest else (0.0 if off == 0 else float("inf"))
+
+
+def by_expert(idx: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+    """The slots of each token in the order of their experts: the order among them is nobody's business."""
+    order = np.argsort(idx, axis=1, kind="stable")
+    return [np.take_along_axis(a, order, axis=1) for a in (idx, *rows)]
+
+
+def errors(raw: Any, result: Any, part: str | None = None, layer: int | None = None) -> dict[str, float]:
+    """The error of each number of ``result`` (``reference.Result`` or what was stored of one)."""
+    cfg = hf.config(raw, part=part, layer=layer)
+    p = hf.load(result.state, cfg)
+    out, cache = moe.forward(result.x, p, cfg)
+    dx, dp = moe.backward(result.dy, cache)
+    found = {"y": error(out.y, result.y), "dx": error(dx, result.dx)}
+    idx, weight = by_expert(result.idx, result.weight)
+    own, own_weight = by_expert(np.asarray(out.routing.idx), np.asarray(out.routing.weight))
+    assert np.array_equal(own, idx), "other experts were chosen"
+    found["weight"] = error(own_weight, weight)
+    if result.logits is not None:
+        found["logits"] = error(logits(result.x, p, cfg), result.logits)
+    found |= gradients(hf.dump(dp, cfg), result.grads, set(result.state))
+    if result.aux is not None:
+        found["aux"] = error(out.losses["balance"], result.aux)
+        aux_dx, _ = moe.backward(np.zeros_like(result.dy), cache, {"balance": 1.0})
+        found["aux dx"] = error(aux_dx, result.aux_dx)
+    return found
+
+
+def gradients(got: Mapping[str, Any], want: Mapping[str, Any], names: set[str]) -> dict[str, float]:
+    """Of every parameter; a buffer only decides, and its gradient here must be exactly 0."""
+    assert set(want) <= set(got) <= names, (sorted(want), sorted(got))
+    found = {f"d {name}": error(got[name], want[name]) for name in want}
+    for name in set(got) - set(want):
+        assert not np.any(got[name]), f"{name} is a buffer, and has a gradient"
+    return found
+
+
+def logits(x: np.ndarray, p: Any, cfg: Any) -> np.ndarray:
+    """What the router compares before any score."""
+    return x.reshape(-1, x.shape[-1]) @ p["router"]["weight"].T
