@@ -1,8 +1,9 @@
 r"""Rotary position embedding: pairs of channels turn by an angle that grows with the position.
 
-Forward, with x = [a | b] the halves of a head (the convention of Llama checkpoints: channel i is paired with i + d/2)::
+Forward, with x = [a | b] the halves of a head (the convention of Llama checkpoints: channel i is paired with i + d/2)
+and an amplitude m that is 1 for a pure rotation::
 
-    θ_i = base^{-2i/d}        c = cos(position θ)        s = sin(position θ)
+    θ_i = base^{-2i/d}, or given        c = m cos(position θ)        s = m sin(position θ)
     y = [a c - b s | b c + a s]
 
 Backward, the rotation by the opposite angle, with dy = [da' | db']::
@@ -30,8 +31,17 @@ class Cache(NamedTuple):
     sin: Array  # the same
 
 
-def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array, Cache]:
+def forward(
+    x: Array,
+    positions: Array,
+    *,
+    base: float = 10000.0,
+    frequencies: tuple[float, ...] | None = None,
+    amplitude: float = 1.0,
+) -> tuple[Array, Cache]:
     """x (B, H, S, d), d even, turned by positions (S,) or (B, S), integers -> y (B, H, S, d).
+
+    ``frequencies``: θ, d/2 numbers in the place of those of ``base`` (``nn.rotary`` has the published stretches).
 
     >>> import numpy as np
     >>> forward(np.ones((1, 1, 2, 2)), np.array([0, 1]))[0].round(4)
@@ -52,12 +62,17 @@ def forward(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array
     if not base > 0:
         raise ConfigError(f"base, the number whose powers are the wave lengths, must be positive, got {base}")
     d = x.shape[-1]
-    exponent = xp.arange(d // 2, dtype=xp.float64, device=device(x)) * (-2 * math.log(base) / max(d, 1))
-    angle = xp.astype(positions, xp.float64)[..., None] * xp.exp(exponent)  # (S, d/2) or (B, S, d/2)
+    if frequencies is None:
+        theta = xp.exp(xp.arange(d // 2, dtype=xp.float64, device=device(x)) * (-2 * math.log(base) / max(d, 1)))
+    else:
+        theta = xp.asarray(frequencies, dtype=xp.float64, device=device(x))
+        check_shape("frequencies", theta, (d // 2,))
+    angle = xp.astype(positions, xp.float64)[..., None] * theta  # (S, d/2) or (B, S, d/2)
     if angle.ndim == 3:
         angle = xp.expand_dims(angle, axis=1)  # (B, 1, S, d/2): the same for every head
     dtype = real(x).dtype
-    cos, sin = xp.astype(xp.cos(angle), dtype, copy=False), xp.astype(xp.sin(angle), dtype, copy=False)
+    cos = xp.astype(xp.cos(angle) * amplitude, dtype, copy=False)
+    sin = xp.astype(xp.sin(angle) * amplitude, dtype, copy=False)
     return kernels.of(x).rotate(x, cos, sin), Cache(cos, sin)
 
 

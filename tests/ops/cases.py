@@ -80,7 +80,7 @@ def qkv(
 def torch_attention(**static: Any) -> Callable[..., Any]:
     """The textbook form with repeated heads, and our causal offset (torch counts from the first key)."""
 
-    def run(t: Any, q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    def run(t: Any, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None) -> Any:
         (_, h, sq, d), (_, g, sk, _) = q.shape, k.shape
         k, v = (a.repeat_interleave(h // g, dim=1) for a in (k, v))
         allowed = t.ones(sq, sk, dtype=t.bool)
@@ -88,6 +88,14 @@ def torch_attention(**static: Any) -> Callable[..., Any]:
             allowed = allowed.tril(diagonal=sk - sq)
         if mask is not None:
             allowed = allowed & mask[:, None, None, :]
+        if "first" in static:
+            allowed = allowed & (t.arange(sk) >= t.from_numpy(np.array(static["first"]))[:, None])
+        if bias is not None or sinks is not None:
+            s = q @ k.transpose(2, 3) * static.get("scale", 1 / math.sqrt(d))
+            s = (s if bias is None else s + bias).masked_fill(~allowed, -math.inf)
+            if sinks is not None:
+                s = t.cat([s, sinks[None, :, None, None].expand(*s.shape[:3], 1)], dim=3)
+            return t.softmax(s, dim=3)[..., :sk] @ v
         return t.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, scale=static.get("scale", 1 / math.sqrt(d))
         )
@@ -95,13 +103,27 @@ def torch_attention(**static: Any) -> Callable[..., Any]:
     return run
 
 
-def torch_rope(t: Any, x: Any, positions: Any, base: float = 10000.0) -> Any:
+def biased(*sizes: int, masked: bool = False, bias: bool = False, sinks: bool = False, **more: int) -> Any:
+    """``qkv`` with a bias (H, Sq, Sk), sinks (H,), or both."""
+
+    def make(rng: Rng) -> tuple[Any, ...]:
+        given = (*qkv(*sizes, masked=masked, **more)(rng), None)[:4]
+        h, _, sq, sk = sizes
+        given = (*given, rng.standard_normal((h, sq, sk)) if bias else None)
+        return (*given, rng.standard_normal(h) + 0.5) if sinks else given
+
+    return make
+
+
+def torch_rope(
+    t: Any, x: Any, positions: Any, base: float = 10000.0, frequencies: Any = None, amplitude: float = 1.0
+) -> Any:
     """As a complex product."""
     d = x.shape[-1]
-    theta = base ** (-t.arange(0, d, 2, dtype=t.float64) / d)
+    theta = base ** (-t.arange(0, d, 2, dtype=t.float64) / d) if frequencies is None else t.tensor(frequencies, dtype=t.float64)
     angle = positions[..., None].to(t.float64) * theta
     angle = angle[:, None] if angle.ndim == 3 else angle
-    z = t.complex(x[..., : d // 2], x[..., d // 2 :]) * t.polar(t.ones_like(angle), angle)
+    z = t.complex(x[..., : d // 2], x[..., d // 2 :]) * t.polar(amplitude * t.ones_like(angle), angle)
     return t.cat([z.real, z.imag], dim=-1)
 
 
@@ -292,6 +314,14 @@ CASES = [
         {"base": 50.0},
         "positions_by_row",
     ),
+    Case(
+        ops.rope,
+        lambda r: (r.standard_normal((2, 3, 5, 6)), r.integers(0, 9, 5)),
+        loops.rope,
+        lambda t, x, p: torch_rope(t, x, p, frequencies=[0.7, 0.01, 2.0], amplitude=1.2),
+        {"frequencies": (0.7, 0.01, 2.0), "amplitude": 1.2},
+        "stretched",
+    ),
     _attention("plain", qkv(3, 3, 4, 5)),
     _attention("grouped", qkv(6, 3, 4, 5)),
     _attention("multi_query", qkv(3, 1, 4, 5, dv=6)),
@@ -300,6 +330,11 @@ CASES = [
     _attention("one_new_query", qkv(6, 3, 1, 5), causal=True),
     _attention("padding", qkv(6, 3, 4, 5, masked=True)),
     _attention("causal_padding_scale", qkv(6, 3, 4, 5, masked=True), causal=True, scale=0.7),
+    _attention("bias", biased(6, 3, 4, 5, bias=True), scale=1.0),
+    _attention("sinks", biased(6, 3, 4, 5, sinks=True)),
+    _attention("window_sinks", biased(6, 2, 4, 5, dv=2, sinks=True), causal=True, first=np.array([0, 1, 2, 3])),
+    _attention("bias_padding_sinks", biased(4, 2, 3, 5, masked=True, bias=True, sinks=True), causal=True),
+    _attention("chunks", qkv(6, 3, 5, 5), causal=True, first=np.array([0, 0, 2, 2, 4])),
     Case(
         ops.dropout,
         lambda r: (r.standard_normal((3, 5)), r.random((3, 5)) > 0.3),

@@ -135,7 +135,13 @@ def embedding(ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return by_row(lambda i, table: table[i[0]])(ids[..., None], weight)
 
 
-def rope(x: np.ndarray, positions: np.ndarray, base: float = 10000.0) -> np.ndarray:
+def rope(
+    x: np.ndarray,
+    positions: np.ndarray,
+    base: float = 10000.0,
+    frequencies: tuple[float, ...] | None = None,
+    amplitude: float = 1.0,
+) -> np.ndarray:
     """Channel pair (i, i + d/2) as one complex number, multiplied by e^{i position θ}, in polar form."""
     b, h, s, d = x.shape
     y = np.empty(x.shape)
@@ -143,7 +149,8 @@ def rope(x: np.ndarray, positions: np.ndarray, base: float = 10000.0) -> np.ndar
         position = int(positions[n[2]] if positions.ndim == 1 else positions[n[0], n[2]])
         for i in range(d // 2):
             re, im = float(x[n][i]), float(x[n][i + d // 2])
-            radius, angle = math.hypot(re, im), math.atan2(im, re) + position / base ** (2 * i / d)
+            theta = 1 / base ** (2 * i / d) if frequencies is None else frequencies[i]
+            radius, angle = amplitude * math.hypot(re, im), math.atan2(im, re) + position * theta
             y[n][i], y[n][i + d // 2] = radius * math.cos(angle), radius * math.sin(angle)
     return y
 
@@ -153,10 +160,13 @@ def attention(
     k: np.ndarray,
     v: np.ndarray,
     mask: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    sinks: np.ndarray | None = None,
     causal: bool = False,
     scale: float | None = None,
+    first: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One query at a time over the list of the keys it may see."""
+    """One query at a time over the list of the keys it may see; a sink is a key whose value is 0."""
     b, h, queries, d = q.shape
     groups, keys, width = k.shape[1], k.shape[2], v.shape[3]
     factor = 1 / math.sqrt(d) if scale is None else scale
@@ -164,9 +174,12 @@ def attention(
     for n, head, i in np.ndindex(b, h, queries):
         g = head * groups // h
         seen = [j for j in range(keys) if (mask is None or mask[n, j]) and (not causal or j - i <= keys - queries)]
+        seen = [j for j in seen if first is None or j >= first[i]]
         if seen:
             q_i = q[n, head, i].tolist()
-            p = softmax([factor * linear(q_i, [k[n, g, j].tolist()])[0] for j in seen])
+            s = [factor * linear(q_i, [k[n, g, j].tolist()])[0] for j in seen]
+            s = s if bias is None else [z + float(bias[head, i, j]) for z, j in zip(s, seen, strict=True)]
+            p = softmax(s if sinks is None else [*s, float(sinks[head])])[: len(seen)]
             y[n, head, i] = [math.fsum(p_j * float(v[n, g, j, c]) for p_j, j in zip(p, seen, strict=True))
                              for c in range(width)]  # fmt: skip
     return y
