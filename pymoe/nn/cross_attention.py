@@ -4,7 +4,7 @@ r"""Cross-attention with its parameters: queries from x, keys and values from an
 
     q       = x q_projᵀ                                    (B, H, Sq, d)
     [k | v] = m kv_projᵀ                                   rows of kv_proj: G d of k, then G d of v
-    o_h     = softmax(q_h k_gᵀ / √d + mask) v_g            g = h // (H / G)
+    o_h     = softmax(scale q_h k_gᵀ + mask) v_g           g = h // (H / G), scale = 1/√d unless given
     y       = [o_1 | ... | o_H] o_projᵀ
 
 Backward, the same lines from bottom to top, gives dx and, because the memory is a second differentiable input, dm::
@@ -44,6 +44,7 @@ class CrossAttentionConfig:
     bias: bool = False
     std: float = 0.02
     out_std: float | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         check_heads("CrossAttentionConfig", self.d_model, self.n_heads, self.n_kv_heads, self.head_dim)
@@ -128,7 +129,7 @@ def forward(
         kv, c_kv = keys_values(memory, p, cfg)
     q, c_q = projection.forward(x, p, "q_proj")  # (B, Sq, H d)
     q = xp.permute_dims(xp.reshape(q, (b, s, h, d)), (0, 2, 1, 3))  # (B, H, Sq, d), a view
-    o, c_attention = attention.forward(q, kv.k, kv.v, mask, causal=False)  # (B, H, Sq, d)
+    o, c_attention = attention.forward(q, kv.k, kv.v, mask, causal=False, scale=cfg.scale)  # (B, H, Sq, d)
     o = xp.reshape(xp.permute_dims(o, (0, 2, 1, 3)), (b, s, h * d))
     y, c_out = projection.forward(o, p, "o_proj")
     return y, Cache(cfg, kv, c_q, c_kv, c_attention, c_out)

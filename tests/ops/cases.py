@@ -120,7 +120,11 @@ def torch_rope(
 ) -> Any:
     """As a complex product."""
     d = x.shape[-1]
-    theta = base ** (-t.arange(0, d, 2, dtype=t.float64) / d) if frequencies is None else t.tensor(frequencies, dtype=t.float64)
+    theta = (
+        base ** (-t.arange(0, d, 2, dtype=t.float64) / d)
+        if frequencies is None
+        else t.tensor(frequencies, dtype=t.float64)
+    )
     angle = positions[..., None].to(t.float64) * theta
     angle = angle[:, None] if angle.ndim == 3 else angle
     z = t.complex(x[..., : d // 2], x[..., d // 2 :]) * t.polar(amplitude * t.ones_like(angle), angle)
