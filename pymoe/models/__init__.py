@@ -12,7 +12,7 @@ All three are made of ``stack`` and ``block``.  Each names the loss of its targe
 
 from pymoe.models import beam, block, classifier, count, generate, lm, losses, seq2seq, stack
 from pymoe.models.classifier import ClassifierConfig
-from pymoe.models.config import TransformerConfig
+from pymoe.models.config import Multipliers, TransformerConfig
 from pymoe.models.count import Count, count_parameters, module_of
 from pymoe.models.generate import GREEDY, Sampling
 from pymoe.models.lm import LMConfig
@@ -23,6 +23,7 @@ __all__ = [
     "ClassifierConfig",
     "Count",
     "LMConfig",
+    "Multipliers",
     "Sampling",
     "Seq2SeqConfig",
     "TransformerConfig",

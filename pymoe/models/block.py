@@ -1,19 +1,20 @@
 r"""One pre-norm transformer block, the only one: language model, classifier and both halves of seq2seq are made of it.
 
-Forward, with the norms N₁, N₂, N₃ and dropout after each part::
+Forward, with the norms N₁, N₂, N₃, dropout after each part, and m = cfg.residual (1 unless given)::
 
-    a = x + attention(N₁ x)
-    c = a + cross_attention(N₂ a, memory)                   in a decoder that reads a memory; else c = a
-    y = c + feed_forward(N₃ c)                              dense, or a Mixture-of-Experts layer
+    a = x + m attention(N₁ x)                               of one of the kinds in ``ATTENTION``
+    c = a + m cross_attention(N₂ a, memory)                 in a decoder that reads a memory; else c = a
+    y = c + m feed_forward(N₃ c)                            dense, or a Mixture-of-Experts layer
 
 Backward, from bottom to top: each sum passes dy on to both its terms, and each reader of the stream adds its part::
 
-    dc = dy + N₃ᵀ feed_forwardᵀ dy
-    da = dc + N₂ᵀ cross_attentionᵀ dc,      dmemory = the cross-attention's second gradient
-    dx = da + N₁ᵀ attentionᵀ da
+    dc = dy + N₃ᵀ feed_forwardᵀ m dy
+    da = dc + N₂ᵀ cross_attentionᵀ m dc,    dmemory = the cross-attention's second gradient
+    dx = da + N₁ᵀ attentionᵀ m da
 
 Source: pre-norm residual blocks, Xiong et al., arXiv:2002.04745, fig. 1(b); the MoE layer in the place of
-the feed-forward, Shazeer et al., arXiv:1701.06538, and Lepikhin et al., arXiv:2006.16668.
+the feed-forward, Shazeer et al., arXiv:1701.06538, and Lepikhin et al., arXiv:2006.16668; the residual multiplier, Yang
+et al., arXiv:2310.02244.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from pymoe.backend import device, namespace, real
 from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.moe import MoEConfig
-from pymoe.nn import cross_attention, feed_forward, norm, self_attention
+from pymoe.nn import cross_attention, feed_forward, initial, latent_attention, norm, self_attention
 from pymoe.nn.cross_attention import CrossAttentionConfig
 from pymoe.nn.feed_forward import FeedForwardConfig
+from pymoe.nn.latent_attention import LatentAttentionConfig
 from pymoe.nn.norm import NormConfig
 from pymoe.nn.self_attention import KV, SelfAttentionConfig
 from pymoe.ops import dropout
+
+AttentionConfig = SelfAttentionConfig | LatentAttentionConfig
+ATTENTION: dict[type, Any] = {SelfAttentionConfig: self_attention, LatentAttentionConfig: latent_attention}
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,17 @@ class BlockConfig:
     """What one block is made of; all its parts have the same d_model.
 
     std, out_std    start of the MoE layer's matrices, and of its down projections (the other parts know theirs)
+    residual        the factor on what each part adds to the stream
     """
 
-    attention: SelfAttentionConfig
+    attention: AttentionConfig
     feed_forward: FeedForwardConfig | MoEConfig
     norm: NormConfig
     cross: CrossAttentionConfig | None = None
     dropout: float = 0.0
     std: float = 0.02
     out_std: float = 0.02
+    residual: float = 1.0
 
     def __post_init__(self) -> None:
         parts = {"attention": self.attention, "feed_forward": self.feed_forward, "norm": self.norm, "cross": self.cross}
@@ -59,6 +66,7 @@ class BlockConfig:
             raise ConfigError(f"the parts of a block must have one d_model, got {widths}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        initial.check_std("BlockConfig", residual=self.residual)
 
     @property
     def sparse(self) -> bool:
@@ -85,7 +93,7 @@ class Output(NamedTuple):
 class Cache(NamedTuple):
     cfg: BlockConfig
     c_norm_attention: norm.Cache
-    c_attention: self_attention.Cache
+    c_attention: self_attention.Cache | latent_attention.Cache
     c_drop_attention: dropout.Cache | None
     c_norm_cross: norm.Cache | None
     c_cross: cross_attention.Cache | None
@@ -101,7 +109,7 @@ def init(rng: np.random.Generator, cfg: BlockConfig, dtype: Any = np.float32) ->
     input_layernorm, self_attn, [cross_attn_layernorm, cross_attn,] post_attention_layernorm, mlp (dense or MoE).
     """
     p: dict[str, Any] = {"input_layernorm": norm.init(rng, cfg.norm, dtype)}
-    p["self_attn"] = self_attention.init(rng, cfg.attention, dtype)
+    p["self_attn"] = ATTENTION[type(cfg.attention)].init(rng, cfg.attention, dtype)
     if cfg.cross is not None:
         p["cross_attn_layernorm"] = norm.init(rng, cfg.norm, dtype)
         p["cross_attn"] = cross_attention.init(rng, cfg.cross, dtype)
@@ -152,16 +160,17 @@ def forward(
     """
     draws = Draws(None, None, None, None) if draws is None else draws
     h, c_n1 = norm.forward(x, p["input_layernorm"], cfg.norm)
-    h, c_attention = self_attention.forward(h, p["self_attn"], cfg.attention, mask=mask, positions=positions, past=past)
+    attend = ATTENTION[type(cfg.attention)].forward
+    h, c_attention = attend(h, p["self_attn"], cfg.attention, mask=mask, positions=positions, past=past)
     h, c_d1 = drop(h, draws.attention, cfg.dropout)
-    x = x + h
+    x = x + scaled(h, cfg.residual)
 
     c_n2 = c_cross = c_d2 = None
     if cfg.cross is not None:
         h, c_n2 = norm.forward(x, p["cross_attn_layernorm"], cfg.norm)
         h, c_cross = cross_attention.forward(h, p["cross_attn"], cfg.cross, memory, mask=memory_mask, kv=memory_kv)
         h, c_d2 = drop(h, draws.cross, cfg.dropout)
-        x = x + h
+        x = x + scaled(h, cfg.residual)
 
     h, c_n3 = norm.forward(x, p["post_attention_layernorm"], cfg.norm)
     losses: dict[str, Array] = {}
@@ -175,7 +184,7 @@ def forward(
         h, c_ff = feed_forward.forward(h, p["mlp"], cfg.feed_forward)
     h, c_d3 = drop(h, draws.feed_forward, cfg.dropout)
     cache = Cache(cfg, c_n1, c_attention, c_d1, c_n2, c_cross, c_d2, c_n3, c_ff, c_d3)
-    return Output(x + h, losses, routing, c_attention.kv), cache
+    return Output(x + scaled(h, cfg.residual), losses, routing, c_attention.kv), cache
 
 
 def backward(
@@ -183,7 +192,7 @@ def backward(
 ) -> tuple[Array, dict[str, Any], Array | None]:
     """dy (B, S, D), cotangents of the MoE layer's losses -> dx (B, S, D), dp, dmemory (None where none is read)."""
     cfg, c_n1, c_attention, c_d1, c_n2, c_cross, c_d2, c_n3, c_ff, c_d3 = cache
-    dh = drop_backward(dy, c_d3)
+    dh = drop_backward(scaled(dy, cfg.residual), c_d3)
     dh, d_ff = moe.backward(dh, c_ff, dlosses) if cfg.sparse else feed_forward.backward(dh, c_ff)
     dh, d_n3 = norm.backward(dh, c_n3)
     dx = dy + dh
@@ -191,15 +200,21 @@ def backward(
     dmemory = None
     d_cross: dict[str, Any] = {}
     if c_cross is not None and c_n2 is not None:
-        dh, d_attn, dmemory = cross_attention.backward(drop_backward(dx, c_d2), c_cross)
+        dh, d_attn, dmemory = cross_attention.backward(drop_backward(scaled(dx, cfg.residual), c_d2), c_cross)
         dh, d_n2 = norm.backward(dh, c_n2)
         d_cross = {"cross_attn_layernorm": d_n2, "cross_attn": d_attn}
         dx = dx + dh
 
-    dh, d_attention = self_attention.backward(drop_backward(dx, c_d1), c_attention)
+    dh = drop_backward(scaled(dx, cfg.residual), c_d1)
+    dh, d_attention = ATTENTION[type(cfg.attention)].backward(dh, c_attention)
     dh, d_n1 = norm.backward(dh, c_n1)
     dp = {"input_layernorm": d_n1, "self_attn": d_attention, **d_cross, "post_attention_layernorm": d_n3, "mlp": d_ff}
     return dx + dh, dp, dmemory
+
+
+def scaled(x: Array, factor: float) -> Array:
+    """factor x; x itself where the factor is 1."""
+    return x if factor == 1 else x * factor
 
 
 def drop(x: Array, keep: Array | None, rate: float) -> tuple[Array, dropout.Cache | None]:

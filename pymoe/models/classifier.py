@@ -2,16 +2,16 @@ r"""A transformer encoder with a classification head; its feed-forward is dense 
 
 Forward, with N the norm after the last block (``stack``)::
 
-    x      = W[ids]                                      (B, S, D)
+    x      = m_e W[ids]                                  (B, S, D), multipliers m_e and m_l, 1 unless given
     y      = stack(x), every token sees every real token
     h      = mean of y over the real tokens              (B, D)
-    logits = h Uᵀ + b                                    (B, C)
+    logits = m_l h Uᵀ + b                                (B, C)
     classify = mean cross-entropy of logits against targets
     balance, z, ... = mean over the MoE layers           (``losses``)
 
 Backward, from bottom to top::
 
-    dlogits += dclassify · cross-entropy',   dh = dlogits U,   dU = dlogitsᵀ h,   db = Σ dlogits
+    dlogits += dclassify · cross-entropy',   dh = m_l dlogits U,   dU = m_l dlogitsᵀ h,   db = Σ dlogits
     dy = mask dh / (real tokens of the row),   dx, d(blocks) = stack backward,   dW = scatter of dx at ids
 
 Sources: the encoder, Vaswani et al., arXiv:1706.03762; mean pooling in place of a class token, as in Reimers
@@ -29,6 +29,7 @@ import numpy as np
 from pymoe.backend import namespace
 from pymoe.backend.namespace import Array
 from pymoe.models import inputs, losses, stack
+from pymoe.models.block import scaled
 from pymoe.models.config import TransformerConfig, make_stack
 from pymoe.models.losses import LayerLosses, LayerNames
 from pymoe.models.stack import StackConfig
@@ -64,7 +65,7 @@ class ClassifierConfig(TransformerConfig):
     @property
     def embedding(self) -> EmbeddingConfig:
         """The embedding table."""
-        return EmbeddingConfig(self.vocab, self.d_model, self.std)
+        return EmbeddingConfig(self.vocab, self.d_model, self.std, self.multipliers.embedding)
 
 
 class Output(NamedTuple):
@@ -130,7 +131,7 @@ def forward(
     x, c_embedding = embedding.forward(ids, p["embed_tokens"], cfg.embedding)
     trunk, c_stack = stack.forward(x, p, cfg.stack, mask=mask, draws=draws)
     h, c_pool = mean_pool.forward(trunk.y, mask)
-    logits, c_head = head.forward(h, p["classifier"], cfg.head)
+    logits, c_head = head.forward(scaled(h, cfg.multipliers.logits), p["classifier"], cfg.head)
     by_name: dict[str, Array] = {}
     c_loss = None
     if targets is not None:
@@ -151,10 +152,10 @@ def backward(dlogits: Array | None, cache: Cache, dlosses: dict[str, Any] | None
     >>> backward(None, cache, {"classify": 1.0})[1]["classifier"]["bias"].round(1)
     array([ 0.3,  0.3, -0.7], dtype=float32)
     """
-    _, c_embedding, c_stack, c_pool, c_head, c_loss, names = cache
+    cfg, c_embedding, c_stack, c_pool, c_head, c_loss, names = cache
     dloss, d_layers = losses.split(dlosses, LOSS, c_loss is not None, names)
     dh, d_head = head.backward(losses.logits_backward(dlogits, dloss, c_loss, c_head), c_head)
-    dy, _ = mean_pool.backward(dh, c_pool)
+    dy, _ = mean_pool.backward(scaled(dh, cfg.multipliers.logits), c_pool)
     dx, dp, _ = stack.backward(dy, c_stack, losses.share(d_layers, names))
     _, d_embedding = embedding.backward(dx, c_embedding)
     return None, {"embed_tokens": d_embedding} | dp | {"classifier": d_head}

@@ -9,18 +9,33 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pymoe.backend.errors import ConfigError
-from pymoe.models.block import BlockConfig
+from pymoe.models.block import AttentionConfig, BlockConfig
 from pymoe.models.stack import StackConfig
 from pymoe.moe import MoEConfig
-from pymoe.nn import initial
+from pymoe.nn import initial, rotary
 from pymoe.nn.cross_attention import CrossAttentionConfig
 from pymoe.nn.feed_forward import FeedForwardConfig
+from pymoe.nn.latent_attention import LatentAttentionConfig
 from pymoe.nn.norm import NormConfig
-from pymoe.nn.self_attention import SelfAttentionConfig
+from pymoe.nn.relative_positions import RelativePositions
+from pymoe.nn.self_attention import SelfAttentionConfig, Temperature
 
 C = TypeVar("C", bound="TransformerConfig")
 MoELayers = tuple[int, ...] | str
 MoE = MoEConfig | tuple[MoEConfig, ...] | None
+Attention = AttentionConfig | tuple[AttentionConfig, ...] | None
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Constant factors on the embedded tokens, on what each part adds to the stream, on the logits (Granite, T5)."""
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+    def __post_init__(self) -> None:
+        initial.check_std("Multipliers", **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +50,14 @@ class TransformerConfig:
     moe, moe_layers       the MoE layer and which layers have it: "all", or their numbers from 0 (moe=None: none);
                           a tuple of settings has one for each sparse layer, in order (an encoder's before a decoder's)
     norm, norm_eps        "rms" | "layer"
-    rope_base             base of the rotary frequencies; None: no positions
+    rope_base             base of the rotary frequencies; None: no rotary positions
+    attention_scale       of the scores; None: 1/√head_dim
+    relative              a bias by distance on the scores, one table for all blocks of a stack (T5)
     bias                  biases in attention and in the dense feed-forward
     dropout               rate of dropout on the embedded tokens and on what each part adds to the stream
     std                   matrices start at N(0, std²), those that write to the residual stream smaller (``nn.initial``)
     label_smoothing       of the cross-entropy
+    multipliers           constant factors on the embedded tokens, the parts and the logits
     """
 
     vocab: int
@@ -57,10 +75,13 @@ class TransformerConfig:
     norm: str = "rms"
     norm_eps: float = 1e-5
     rope_base: float | None = 10000.0
+    attention_scale: float | None = None
+    relative: RelativePositions | None = None
     bias: bool = False
     dropout: float = 0.0
     std: float = 0.02
     label_smoothing: float = 0.0
+    multipliers: Multipliers = Multipliers()
 
     def __post_init__(self) -> None:
         where = type(self).__name__
@@ -93,11 +114,36 @@ class TransformerConfig:
         if unknown:
             raise ConfigError(f"{cls.__name__} has no settings {unknown}")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name, made in _PARTS.items():
+            if given.get(name) is not None:
+                given[name] = tuple(map(made, given[name])) if isinstance(given[name], tuple) else made(given[name])
         if isinstance(given.get("moe"), tuple):
             given["moe"] = tuple(MoEConfig.from_dict(moe) for moe in given["moe"])
         elif given.get("moe") is not None:
             given["moe"] = MoEConfig.from_dict(given["moe"])
         return cls(**given)
+
+
+def _one_of(kinds: tuple[Any, ...], values: Mapping[str, Any]) -> Any:
+    """The kind whose fields these are, made of them."""
+    for kind in kinds:
+        if {f.name for f in dataclasses.fields(kind)} == set(values):
+            return kind(**values)
+    raise ConfigError(f"no {' or '.join(kind.__name__ for kind in kinds)} has the settings {sorted(values)}")
+
+
+def _attention(values: Mapping[str, Any]) -> Any:
+    own = {"rope_stretch": rotary.STRETCHES, "temperature": (Temperature,), "relative": (RelativePositions,)}
+    parts = {name: _one_of(own[name], v) if name in own and v is not None else v for name, v in values.items()}
+    return _one_of((SelfAttentionConfig, LatentAttentionConfig), parts)
+
+
+# settings that are settings themselves, and how each is made of plain values
+_PARTS: dict[str, Any] = {
+    "multipliers": lambda values: Multipliers(**values),
+    "relative": lambda values: RelativePositions(**values),
+    "attention": _attention,
+}
 
 
 def sparse_layers(where: str, n_layers: int, moe: MoE, moe_layers: MoELayers) -> tuple[int, ...]:
@@ -116,9 +162,19 @@ def sparse_layers(where: str, n_layers: int, moe: MoE, moe_layers: MoELayers) ->
 
 
 def make_stack(
-    cfg: TransformerConfig, n_layers: int, moe_layers: MoELayers, *, moe: MoE, causal: bool, cross: bool = False
+    cfg: TransformerConfig,
+    n_layers: int,
+    moe_layers: MoELayers,
+    *,
+    moe: MoE,
+    causal: bool,
+    cross: bool = False,
+    attention: Attention = None,
 ) -> StackConfig:
-    """The stack of ``n_layers`` blocks that ``cfg`` describes; with ``cross`` each block also reads a memory."""
+    """The stack of ``n_layers`` blocks that ``cfg`` describes; with ``cross`` each block also reads a memory.
+
+    ``attention``: that of all blocks or of each, in the place of the one that the heads of ``cfg`` describe.
+    """
     where = type(cfg).__name__
     sparse = sparse_layers(where, n_layers, moe, moe_layers)
     if isinstance(moe, tuple) and len(moe) != len(sparse):
@@ -130,16 +186,24 @@ def make_stack(
     scale = 1 / math.sqrt((3 if cross else 2) * n_layers)  # additions to the residual stream
     std, out_std = cfg.std, cfg.std * scale
     heads = (cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim)
-    attention = SelfAttentionConfig(*heads, causal, cfg.rope_base, cfg.bias, std, out_std)
-    to_memory = CrossAttentionConfig(*heads, bias=cfg.bias, std=std, out_std=out_std) if cross else None
-    norm = NormConfig(cfg.d_model, cfg.norm, cfg.norm_eps)
+    scores = cfg.attention_scale
+    if attention is None:
+        usual = SelfAttentionConfig(*heads, causal, cfg.rope_base, cfg.bias, std, out_std, scale=scores)
+        attention = dataclasses.replace(usual, relative=cfg.relative)
+    attentions = attention if isinstance(attention, tuple) else (attention,) * n_layers
+    if len(attentions) != n_layers:
+        raise ConfigError(
+            f"{where}.attention must have one setting for each of {n_layers} layers, got {len(attentions)}"
+        )
+    to_memory = CrossAttentionConfig(*heads, bias=cfg.bias, std=std, out_std=out_std, scale=scores) if cross else None
+    norm, residual = NormConfig(cfg.d_model, cfg.norm, cfg.norm_eps), cfg.multipliers.residual
 
     def block(i: int) -> BlockConfig:
         own = each.get(i)
         if own is not None:
-            return BlockConfig(attention, own, norm, to_memory, cfg.dropout, std, out_std)
+            return BlockConfig(attentions[i], own, norm, to_memory, cfg.dropout, std, out_std, residual)
         assert cfg.d_ff is not None
         dense = FeedForwardConfig(cfg.d_model, cfg.d_ff, cfg.gated, cfg.activation, cfg.bias, std, out_std)
-        return BlockConfig(attention, dense, norm, to_memory, cfg.dropout)
+        return BlockConfig(attentions[i], dense, norm, to_memory, cfg.dropout, residual=residual)
 
     return StackConfig(tuple(block(i) for i in range(n_layers)), norm)

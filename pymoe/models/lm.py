@@ -2,17 +2,17 @@ r"""A decoder-only transformer language model whose feed-forward is dense or a M
 
 Forward, with N the norm after the last block (``stack``) and U the head (tied: the embedding table W)::
 
-    x      = W[ids]                                      (B, S, D)
+    x      = m_e W[ids]                                  (B, S, D), multipliers m_e and m_l, 1 unless given
     y      = stack(x), causal
-    logits = y Uᵀ                                        (B, S, V)
+    logits = m_l y Uᵀ                                    (B, S, V)
     lm     = mean cross-entropy of logits against targets
     balance, z, ... = mean over the MoE layers           (``losses``)
 
 Backward, from bottom to top; a tied table has two readers, so its gradient is a sum::
 
-    dlogits += dlm · cross-entropy',     dy = dlogits U,     dU = dlogitsᵀ y
+    dlogits += dlm · cross-entropy',     dy = m_l dlogits U,     dU = m_l dlogitsᵀ y
     dx, d(blocks) = stack backward(dy, dbalance, dz, ...)
-    dW = scatter of dx at ids            (+ dU where tied)
+    dW = scatter of m_e dx at ids        (+ dU where tied)
 
 Sources: the decoder, Vaswani et al., arXiv:1706.03762, with pre-norm RMSNorm, RoPE and GLU as in Llama (Touvron et al.,
 arXiv:2302.13971, section 2.2); tying, Press and Wolf, arXiv:1608.05859; experts, Mixtral, arXiv:2401.04088.
@@ -29,7 +29,8 @@ import numpy as np
 
 from pymoe.backend.namespace import Array
 from pymoe.models import inputs, losses, stack
-from pymoe.models.config import TransformerConfig, make_stack
+from pymoe.models.block import scaled
+from pymoe.models.config import Attention, TransformerConfig, make_stack
 from pymoe.models.losses import LayerLosses, LayerNames
 from pymoe.models.stack import StackConfig
 from pymoe.nn import embedding
@@ -42,9 +43,15 @@ LOSS = "lm"  # the name of the loss that ``targets`` give
 
 @dataclass(frozen=True, kw_only=True)
 class LMConfig(TransformerConfig):
-    """The language model's settings: those of ``TransformerConfig``, and tie: is the head the embedding table?"""
+    """The language model's settings: those of ``TransformerConfig``, and
+
+    tie         is the head the embedding table?
+    attention   that of all blocks, or a tuple with that of each, in the place of what n_heads, n_kv_heads, head_dim,
+                rope_base and bias describe
+    """
 
     tie: bool = True
+    attention: Attention = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,12 +60,12 @@ class LMConfig(TransformerConfig):
     @cached_property
     def stack(self) -> StackConfig:
         """The blocks."""
-        return make_stack(self, self.n_layers, self.moe_layers, moe=self.moe, causal=True)
+        return make_stack(self, self.n_layers, self.moe_layers, moe=self.moe, causal=True, attention=self.attention)
 
     @property
     def embedding(self) -> EmbeddingConfig:
         """The embedding table, and the head where it is not tied."""
-        return EmbeddingConfig(self.vocab, self.d_model, self.std)
+        return EmbeddingConfig(self.vocab, self.d_model, self.std, self.multipliers.embedding)
 
 
 class Output(NamedTuple):
@@ -122,7 +129,7 @@ def forward(
     inputs.check_mask("mask", mask, tuple(ids.shape))
     x, c_embedding = embedding.forward(ids, p["embed_tokens"], cfg.embedding)
     trunk, c_stack = stack.forward(x, p, cfg.stack, mask=mask, draws=draws)
-    logits, c_head = linear.forward(trunk.y, _head(p, cfg))
+    logits, c_head = linear.forward(scaled(trunk.y, cfg.multipliers.logits), _head(p, cfg))
     by_name: dict[str, Array] = {}
     c_loss = None
     if targets is not None:
@@ -150,7 +157,7 @@ def backward(dlogits: Array | None, cache: Cache, dlosses: dict[str, Any] | None
     cfg, c_embedding, c_stack, c_head, c_loss, names = cache
     dloss, d_layers = losses.split(dlosses, LOSS, c_loss is not None, names)
     dy, d_head = linear.backward(losses.logits_backward(dlogits, dloss, c_loss, c_head), c_head)
-    dx, dp, _ = stack.backward(dy, c_stack, losses.share(d_layers, names))
+    dx, dp, _ = stack.backward(scaled(dy, cfg.multipliers.logits), c_stack, losses.share(d_layers, names))
     _, d_embedding = embedding.backward(dx, c_embedding)
     if cfg.tie:  # the table is read as embedding and as head: the written sum
         return None, {"embed_tokens": {"weight": d_embedding["weight"] + d_head["weight"]}} | dp
@@ -167,7 +174,7 @@ def step(
     inputs.check_ids("ids", ids, cfg.context, 0 if past is None else int(past[0].k.shape[2]))
     x, _ = embedding.forward(ids, p["embed_tokens"], cfg.embedding)
     trunk, _ = stack.forward(x, p, cfg.stack, past=past)
-    logits, _ = linear.forward(trunk.y[:, -1, :], _head(p, cfg))
+    logits, _ = linear.forward(scaled(trunk.y[:, -1, :], cfg.multipliers.logits), _head(p, cfg))
     return logits, trunk.kv
 
 

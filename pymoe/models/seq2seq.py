@@ -4,13 +4,13 @@ Forward, source ids (B, S), decoder ids (B, R) (the target shifted right: it beg
 
     m      = encoder stack(W[ids])                       (B, S, D), every token sees every real token
     y      = decoder stack(W'[decoder_ids], m), causal   (B, R, D), each block reads m by cross-attention
-    logits = y Uᵀ                                        (B, R, V)
+    logits = m_l y Uᵀ                                    (B, R, V), multipliers m_l, and m_e on W[ids]; 1 unless given
     seq2seq = mean cross-entropy of logits against targets (teacher forcing: the decoder is shown the true past)
     balance, z, ... = mean over all MoE layers           (``losses``)
 
 Backward, from bottom to top; dm sums over the decoder blocks, and a shared table's gradient over its readers::
 
-    dlogits += dseq2seq · cross-entropy',    dy = dlogits U,    dU = dlogitsᵀ y
+    dlogits += dseq2seq · cross-entropy',    dy = m_l dlogits U,    dU = m_l dlogitsᵀ y
     dx', dm, d(decoder blocks) = decoder stack backward(dy),    dW' = scatter of dx' at decoder ids
     dx, d(encoder blocks) = encoder stack backward(dm),         dW  = scatter of dx at ids
 
@@ -30,6 +30,7 @@ from pymoe.backend import namespace
 from pymoe.backend.errors import ConfigError, ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.models import inputs, losses, stack
+from pymoe.models.block import scaled
 from pymoe.models.config import MoELayers, TransformerConfig, make_stack, sparse_layers
 from pymoe.models.losses import LayerLosses, LayerNames
 from pymoe.models.stack import StackConfig
@@ -90,12 +91,13 @@ class Seq2SeqConfig(TransformerConfig):
     @property
     def source_embedding(self) -> EmbeddingConfig:
         """The encoder's table."""
-        return EmbeddingConfig(self.vocab, self.d_model, self.std)
+        return EmbeddingConfig(self.vocab, self.d_model, self.std, self.multipliers.embedding)
 
     @property
     def target_embedding(self) -> EmbeddingConfig:
         """The decoder's table, and the head where it is not tied."""
-        return EmbeddingConfig(self.vocab if self.target_vocab is None else self.target_vocab, self.d_model, self.std)
+        vocab = self.vocab if self.target_vocab is None else self.target_vocab
+        return EmbeddingConfig(vocab, self.d_model, self.std, self.multipliers.embedding)
 
 
 class Draws(NamedTuple):
@@ -207,7 +209,7 @@ def forward(
     decoded, c_decoder = stack.forward(
         x, p["decoder"], cfg.decoder, encoded.y, mask=decoder_mask, memory_mask=mask, draws=draws.decoder
     )
-    logits, c_head = linear.forward(decoded.y, head["weight"])
+    logits, c_head = linear.forward(scaled(decoded.y, cfg.multipliers.logits), head["weight"])
     by_name: dict[str, Array] = {}
     c_loss = None
     if targets is not None:
@@ -228,7 +230,7 @@ def backward(dlogits: Array | None, cache: Cache, dlosses: dict[str, Any] | None
     dloss, d_layers = losses.split(dlosses, LOSS, c_loss is not None, names)
     shares = losses.share(d_layers, names)
     dy, d_head = linear.backward(losses.logits_backward(dlogits, dloss, c_loss, c_head), c_head)
-    dx, d_decoder, dmemory = stack.backward(dy, c_decoder, shares[n:])
+    dx, d_decoder, dmemory = stack.backward(scaled(dy, cfg.multipliers.logits), c_decoder, shares[n:])
     _, d_target = embedding.backward(dx, c_target)
     dx, d_encoder, _ = stack.backward(dmemory, c_encoder, shares[:n])
     _, d_source = embedding.backward(dx, c_source)
@@ -266,7 +268,7 @@ def step(decoder_ids: Array, p: dict[str, Any], cfg: Seq2SeqConfig, state: State
     _, target, head = _tables(p, cfg)
     x, _ = embedding.forward(decoder_ids, target, cfg.target_embedding)
     decoded, _ = stack.forward(x, p["decoder"], cfg.decoder, memory_mask=mask, past=past, memory_kv=memory)
-    logits, _ = linear.forward(decoded.y[:, -1, :], head["weight"])
+    logits, _ = linear.forward(scaled(decoded.y[:, -1, :], cfg.multipliers.logits), head["weight"])
     return logits, State(memory, mask, decoded.kv)
 
 

@@ -4,7 +4,8 @@ r"""A stack of blocks and a last norm: the trunk that all models share.
 
     x_0 = dropout(embedded tokens),     x_{l+1} = block_l(x_l),     y = N(x_L)
 
-Backward goes through the blocks from last to first.  A memory that every block reads gets the sum of their gradients.
+Backward goes through the blocks from last to first.  A memory that every block reads gets the sum of their gradients,
+and so does the table of distances (``nn.relative_positions``), which stands once and is read by every block (T5).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pymoe.nn.norm import NormConfig
 from pymoe.nn.self_attention import KV
 from pymoe.ops import dropout
 
+TABLE = "relative_bias"
+
 
 @dataclass(frozen=True)
 class StackConfig:
@@ -35,6 +38,13 @@ class StackConfig:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ConfigError("a stack needs at least one block, got none")
+        if len({getattr(self.blocks[i].attention, "relative", None) for i in self.with_distances}) > 1:
+            raise ConfigError("the blocks of a stack share one table of distances: give them one RelativePositions")
+
+    @property
+    def with_distances(self) -> tuple[int, ...]:
+        """The numbers of the blocks that read the table of distances."""
+        return tuple(i for i, b in enumerate(self.blocks) if getattr(b.attention, "relative", None) is not None)
 
     def moe_of(self, i: int) -> MoEConfig | None:
         """The settings of the MoE layer of block i; None where it is dense."""
@@ -63,9 +73,11 @@ class Cache(NamedTuple):
 
 
 def init(rng: np.random.Generator, cfg: StackConfig, dtype: Any = np.float32) -> dict[str, Any]:
-    """{"layers": {"0": ..., "1": ...}, "norm": ...}."""
+    """{"layers": {"0": ..., "1": ...}, "norm": ...[, "relative_bias": {"weight"}]}."""
     layers = {str(i): block.init(rng, b, dtype) for i, b in enumerate(cfg.blocks)}
-    return {"layers": layers, "norm": norm.init(rng, cfg.norm, dtype)}
+    p = {"layers": layers, "norm": norm.init(rng, cfg.norm, dtype)}
+    tables = [layers[str(i)]["self_attn"].pop(TABLE) for i in cfg.with_distances]
+    return p | ({TABLE: {"weight": tables[0]}} if tables else {})
 
 
 def draw(rng: np.random.Generator, cfg: StackConfig, batch: int, seq: int) -> Draws | None:
@@ -96,7 +108,7 @@ def forward(
     for i in range(n):
         out, cache = block.forward(
             x,
-            p["layers"][str(i)],
+            _with_table(p, i, cfg),
             cfg.blocks[i],
             memory,
             mask=mask,
@@ -126,4 +138,14 @@ def backward(
         if dm is not None:
             dmemory = dm if dmemory is None else dmemory + dm
     layers = {str(i): d_layers[str(i)] for i in range(len(c_blocks))}
-    return block.drop_backward(dx, c_drop), {"layers": layers, "norm": d_norm}, dmemory
+    tables = [layer["self_attn"].pop(TABLE) for layer in layers.values() if TABLE in layer["self_attn"]]
+    dp = {"layers": layers, "norm": d_norm} | ({TABLE: {"weight": sum(tables[1:], tables[0])}} if tables else {})
+    return block.drop_backward(dx, c_drop), dp, dmemory
+
+
+def _with_table(p: dict[str, Any], i: int, cfg: StackConfig) -> dict[str, Any]:
+    """The parameters of block i, with the stack's table of distances where the block reads it."""
+    own: dict[str, Any] = p["layers"][str(i)]
+    if i not in cfg.with_distances:
+        return own
+    return own | {"self_attn": own["self_attn"] | {TABLE: p[TABLE]["weight"]}}

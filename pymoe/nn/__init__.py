@@ -25,7 +25,8 @@ from pymoe.nn.feed_forward import FeedForwardConfig
 from pymoe.nn.latent_attention import LatentAttentionConfig
 from pymoe.nn.linear import LinearConfig
 from pymoe.nn.norm import NormConfig
-from pymoe.nn.self_attention import KV, SelfAttentionConfig
+from pymoe.nn.relative_positions import RelativePositions
+from pymoe.nn.self_attention import KV, SelfAttentionConfig, Temperature
 
 __all__ = [
     "KV",
@@ -35,7 +36,9 @@ __all__ = [
     "LatentAttentionConfig",
     "LinearConfig",
     "NormConfig",
+    "RelativePositions",
     "SelfAttentionConfig",
+    "Temperature",
     "cross_attention",
     "embedding",
     "feed_forward",

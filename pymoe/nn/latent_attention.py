@@ -1,4 +1,4 @@
-r"""Multi-head latent attention (MLA): queries, keys and values through low-rank bottlenecks, positions on channels apart.
+r"""Multi-head latent attention (MLA): queries, keys and values through low-rank bottlenecks, positions beside them.
 
 H heads; a query and a key have n channels without and r channels with rotary positions, a value has v channels; the
 bottlenecks have the ranks R_q (None: none) and R_kv; N_q and N_kv are RMS norms::

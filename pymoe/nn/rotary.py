@@ -1,4 +1,4 @@
-r"""The frequencies of rotary positions beyond the context a model was trained on, and the amplitude that goes with them.
+r"""The frequencies of rotary positions beyond the context a model was trained on, and the amplitude with them.
 
 With θ_i = base^{-2i/d}, i = 0..d/2-1, wave lengths λ_i = 2π / θ_i and the trained context n:
 
@@ -86,7 +86,7 @@ class Yarn:
 
 @dataclass(frozen=True)
 class Llama3:
-    """factor, original as for ``Yarn``; low, high: how often a wave fits into the trained context at the ramp's ends."""
+    """factor, original as for ``Yarn``; low, high: how often a wave fits into the trained context at both ends."""
 
     factor: float
     original: int

@@ -62,8 +62,8 @@ def forward(
 ) -> tuple[Array, Cache]:
     """o = softmax(scale q kᵀ + bias) v: q (B, H, Sq, d), k (B, G, Sk, d), v (B, G, Sk, dv) -> o (B, H, Sq, dv).
 
-    mask (B, Sk) bool, True for a real key; bias (H, Sq, Sk); sinks (H,); ``scale`` is d^{-1/2} unless given; first (Sq,)
-    integers, the first key each query may see; H must be a multiple of G (ShapeError).
+    mask (B, Sk) bool, True for a real key; bias (H, Sq, Sk); sinks (H,); ``scale`` is d^{-1/2} unless given; first
+    (Sq,) integers, the first key each query may see; H must be a multiple of G (ShapeError).
 
     >>> import numpy as np
     >>> q, k, v = np.zeros((1, 2, 2, 3)), np.ones((1, 1, 2, 3)), np.array([[[[2.0], [4.0]]]])

@@ -13,7 +13,8 @@ import numpy as np
 
 from pymoe import presets
 from pymoe.backend import tree
-from pymoe.models import ClassifierConfig, LMConfig, Seq2SeqConfig, classifier, lm, module_of, seq2seq
+from pymoe.models import ClassifierConfig, LMConfig, Multipliers, Seq2SeqConfig, classifier, lm, module_of, seq2seq
+from pymoe.nn import RelativePositions
 
 from . import loops
 
@@ -21,6 +22,9 @@ B, S, R = 3, 7, 6
 SIZES: dict[str, Any] = dict(vocab=11, d_model=5, n_heads=4, n_kv_heads=2, head_dim=10, d_ff=9, context=13, std=0.4)
 MIXTRAL = presets.mixtral(d_model=5, d_ff=8, n_experts=6, k=2)
 SMALL = presets.mixtral(d_model=5, d_ff=3, n_experts=6, k=2)
+
+
+FAR = RelativePositions(8, 6)
 
 
 def frozen(a: Any) -> np.ndarray:
@@ -119,7 +123,14 @@ CASES = (
         ),
     ),  # fmt: skip
     Case("lm one key head, short waves", _lm(n_kv_heads=1, rope_base=50.0, n_layers=1)),
+    Case(
+        "lm multiplied, own scale",
+        _lm(moe=MIXTRAL, moe_layers=(0,), multipliers=Multipliers(3.0, 0.3, 0.125), attention_scale=0.4, tie=False),
+        (0,),
+    ),
+    Case("lm distances", _lm(rope_base=None, relative=RelativePositions(6, 5)), masked=True),
     Case("classifier dense", _classifier()),
+    Case("classifier multiplied, distances", _classifier(n_layers=1, relative=FAR, multipliers=Multipliers(2, 3, 0.5))),
     Case("classifier small", _classifier(moe=SMALL, moe_layers=(1,), head_dim=2), (1,), True, quick=True),
     Case("classifier sparse, masked", _classifier(moe=MIXTRAL, moe_layers=(0,)), (0,), True),
     Case("classifier layer norm, biases", _classifier(norm="layer", bias=True, n_layers=1, label_smoothing=0.1)),
@@ -138,6 +149,12 @@ CASES = (
         True,
     ),
     Case("seq2seq untied, biases", _seq2seq(tie=False, bias=True, moe=MIXTRAL, decoder_moe_layers=()), ((0,), ())),
+    Case(
+        "seq2seq distances, own scale",
+        _seq2seq(rope_base=None, relative=FAR, attention_scale=1.0, multipliers=Multipliers(logits=0.4), gated=False),
+        ((), ()),
+        True,
+    ),
     Case("seq2seq one table", _seq2seq(target_vocab=None, share_embeddings=True, norm="layer"), ((), ()), True),
     Case("seq2seq shared source, own head", _seq2seq(target_vocab=11, share_embeddings=True, tie=False), ((), ())),
 )

@@ -104,11 +104,13 @@ def heads(x, p, name, n, d, offset=0):
     return [y[h * d : (h + 1) * d] for h in range(n)]
 
 
-def attend(q, keys, values):
+def attend(q, keys, values, scale, biases=None):
     """One query over the visible keys; none visible gives 0."""
     if not keys:
         return [0.0] * len(q)
-    w = softmax([sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(len(q)) for k in keys])
+    scale = 1 / math.sqrt(len(q)) if scale is None else scale
+    biases = [0.0] * len(keys) if biases is None else biases
+    w = softmax([scale * sum(a * b for a, b in zip(q, k, strict=True)) + c for k, c in zip(keys, biases, strict=True)])
     return [sum(w[j] * values[j][c] for j in range(len(keys))) for c in range(len(values[0]))]
 
 
@@ -118,7 +120,18 @@ def sizes(cfg):
     return cfg.n_heads, g, d
 
 
-def self_attention(rows, p, cfg, causal, real):
+def bucket(distance, cfg, causal):
+    """T5's bucket of key minus query (arXiv:1910.10683, section 2.1), with the logarithm as it is written."""
+    n, offset = (cfg.buckets, 0) if causal else (cfg.buckets // 2, cfg.buckets // 2 if distance > 0 else 0)
+    r = max(-distance, 0) if causal else abs(distance)
+    exact = n // 2
+    if r < exact:
+        return offset + r
+    wide = math.log(r / exact) / math.log(cfg.max_distance / exact) * (n - exact)
+    return offset + min(exact + int(wide + 1e-12), n - 1)
+
+
+def self_attention(rows, p, cfg, causal, real, table=None):
     """Rows of one sequence."""
     h, g, d = sizes(cfg)
     q = [[rotate(v, s, cfg.rope_base) for v in heads(x, p, "qkv_proj", h, d)] for s, x in enumerate(rows)]
@@ -130,7 +143,9 @@ def self_attention(rows, p, cfg, causal, real):
         o = []
         for a in range(h):
             group = a // (h // g)
-            o += attend(q[i][a], [k[j][group] for j in seen], [v[j][group] for j in seen])
+            biases = None if table is None else [float(table[bucket(j - i, cfg.relative, causal)][a]) for j in seen]
+            keys, values = [k[j][group] for j in seen], [v[j][group] for j in seen]
+            o += attend(q[i][a], keys, values, cfg.attention_scale, biases)
         out.append(matvec(p["o_proj"], o, p.get("o_proj_bias")))
     return out
 
@@ -146,26 +161,28 @@ def cross_attention(rows, p, cfg, memory, real):
         o = []
         for a in range(h):
             group = a // (h // g)
-            o += attend(q[a], [k[j][group] for j in seen], [v[j][group] for j in seen])
+            o += attend(q[a], [k[j][group] for j in seen], [v[j][group] for j in seen], cfg.attention_scale)
         out.append(matvec(p["o_proj"], o, p.get("o_proj_bias")))
     return out
 
 
-def added(a, b):
-    return [[u + v for u, v in zip(x, y, strict=True)] for x, y in zip(a, b, strict=True)]
+def added(a, b, factor):
+    return [[u + factor * v for u, v in zip(x, y, strict=True)] for x, y in zip(a, b, strict=True)]
 
 
 def stack(batch, p, cfg, sparse, causal, real, memory=None, memory_real=None):
     """(rows after the last norm, [losses of each sparse layer]) for a batch of sequences of vectors."""
-    losses = []
+    losses, residual = [], cfg.multipliers.residual
+    table = p["relative_bias"]["weight"] if "relative_bias" in p else None
     for i in range(len(p["layers"])):
         q = p["layers"][str(i)]
         for b, rows in enumerate(batch):
             n = [normalise(x, q["input_layernorm"], cfg) for x in rows]
-            batch[b] = rows = added(rows, self_attention(n, q["self_attn"], cfg, causal, real[b]))
+            batch[b] = rows = added(rows, self_attention(n, q["self_attn"], cfg, causal, real[b], table), residual)
             if memory is not None:
                 n = [normalise(x, q["cross_attn_layernorm"], cfg) for x in rows]
-                batch[b] = added(rows, cross_attention(n, q["cross_attn"], cfg, memory[b], memory_real[b]))
+                o = cross_attention(n, q["cross_attn"], cfg, memory[b], memory_real[b])
+                batch[b] = added(rows, o, residual)
         tokens = [normalise(x, q["post_attention_layernorm"], cfg) for rows in batch for x in rows]
         if i in sparse:
             outputs, layer = experts(tokens, q["mlp"], cfg.moe, [r for row in real for r in row])
@@ -174,13 +191,18 @@ def stack(batch, p, cfg, sparse, causal, real, memory=None, memory_real=None):
             outputs = [feed_forward(x, q["mlp"], cfg.gated, cfg.activation) for x in tokens]
         n = 0
         for b, rows in enumerate(batch):
-            batch[b] = added(rows, outputs[n : n + len(rows)])
+            batch[b] = added(rows, outputs[n : n + len(rows)], residual)
             n += len(rows)
     return [[normalise(x, p["norm"], cfg) for x in rows] for rows in batch], losses
 
 
-def embed(ids, table):
-    return [[[float(v) for v in table[int(i)]] for i in row] for row in ids]
+def embed(ids, table, cfg):
+    return [[[cfg.multipliers.embedding * float(v) for v in table[int(i)]] for i in row] for row in ids]
+
+
+def said(head, x, cfg, bias=None):
+    """The logits of one row."""
+    return matvec(head, [cfg.multipliers.logits * v for v in x], bias)
 
 
 def averaged(losses):
@@ -207,9 +229,9 @@ def all_real(ids, mask):
 def language_model(ids, p, cfg, sparse, targets=None, mask=None):
     real = all_real(ids, mask)
     table = p["embed_tokens"]["weight"]
-    y, layer_losses = stack(embed(ids, table), p, cfg, sparse, True, real)
+    y, layer_losses = stack(embed(ids, table, cfg), p, cfg, sparse, True, real)
     head = table if cfg.tie else p["lm_head"]["weight"]
-    logits = [[matvec(head, x) for x in rows] for rows in y]
+    logits = [[said(head, x, cfg) for x in rows] for rows in y]
     losses = averaged(layer_losses)
     if targets is not None:
         wanted = [
@@ -221,12 +243,12 @@ def language_model(ids, p, cfg, sparse, targets=None, mask=None):
 
 def classifier(ids, p, cfg, sparse, targets=None, mask=None):
     real = all_real(ids, mask)
-    y, layer_losses = stack(embed(ids, p["embed_tokens"]["weight"]), p, cfg, sparse, False, real)
+    y, layer_losses = stack(embed(ids, p["embed_tokens"]["weight"], cfg), p, cfg, sparse, False, real)
     logits = []
     for rows, reals in zip(y, real, strict=True):
         kept = [x for x, r in zip(rows, reals, strict=True) if r]
         mean = [sum(x[c] for x in kept) / len(kept) if kept else 0.0 for c in range(cfg.d_model)]
-        logits.append(matvec(p["classifier"]["weight"], mean, p["classifier"]["bias"]))
+        logits.append(said(p["classifier"]["weight"], mean, cfg, p["classifier"]["bias"]))
     losses = averaged(layer_losses)
     if targets is not None:
         losses["classify"] = cross_entropy(logits, targets, cfg.label_smoothing)
@@ -238,10 +260,10 @@ def encoder_decoder(ids, p, cfg, sparse, decoder_ids, targets=None, mask=None, d
     real, decoder_real = all_real(ids, mask), all_real(decoder_ids, decoder_mask)
     target = p["decoder"]["embed_tokens"]["weight"]
     source = target if cfg.share_embeddings else p["encoder"]["embed_tokens"]["weight"]
-    memory, first = stack(embed(ids, source), p["encoder"], cfg, sparse[0], False, real)
-    y, second = stack(embed(decoder_ids, target), p["decoder"], cfg, sparse[1], True, decoder_real, memory, real)
+    memory, first = stack(embed(ids, source, cfg), p["encoder"], cfg, sparse[0], False, real)
+    y, second = stack(embed(decoder_ids, target, cfg), p["decoder"], cfg, sparse[1], True, decoder_real, memory, real)
     head = target if cfg.tie else p["lm_head"]["weight"]
-    logits = [[matvec(head, x) for x in rows] for rows in y]
+    logits = [[said(head, x, cfg) for x in rows] for rows in y]
     losses = averaged(first + second)
     if targets is not None:
         wanted = [

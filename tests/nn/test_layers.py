@@ -84,6 +84,7 @@ class Case:
         return self.keywords or {}
 
 
+YARN = Yarn(4.0, 16, 6.0)
 CASES = (
     Case("linear", linear, LinearConfig(6, 7)),
     Case("linear without bias", linear, LinearConfig(6, 7, bias=False)),
@@ -100,7 +101,7 @@ CASES = (
     Case("self-attention, no positions, odd heads", self_attention, SelfAttentionConfig(6, 2, rope_base=None)),
     Case("self-attention, own positions", self_attention, SelfAttentionConfig(6, 3, rope_base=30.0), POSITIONS),
     Case("self-attention, stretched, head norm", self_attention,
-         SelfAttentionConfig(6, 3, 1, 4, rope_base=30.0, qk_norm="head", norm_eps=1e-3, rope_stretch=Yarn(4.0, 16, 6.0))),
+         SelfAttentionConfig(6, 3, 1, 4, rope_base=30.0, qk_norm="head", norm_eps=1e-3, rope_stretch=YARN)),
     Case("self-attention, width norm, window, biases inside", self_attention,
          SelfAttentionConfig(6, 4, 2, 2, bias=True, out_bias=False, qk_norm="width", window=2)),
     Case("self-attention, sinks, chunks, scale, mask", self_attention,
