@@ -21,6 +21,7 @@ class Classifier(NamedTuple):
     place: str
     encoder: Any
     model: Any
+    twin: Any  # None of a dense model
     about: dict[str, Any]
 
     @property
@@ -32,7 +33,7 @@ def load(place: str) -> Classifier:
     parts, about = folder.load(place)
     if about.get("task") != TASK or not {"encoder", "model"} <= parts.keys():
         raise CheckpointError(f"{place} is no classifier: give the folder that `pymoe classify train` made")
-    return Classifier(place, parts["encoder"], parts["model"], about)
+    return Classifier(place, parts["encoder"], parts["model"], parts.get("twin"), about)
 
 
 def one_file(args: argparse.Namespace) -> str | None:

@@ -45,7 +45,7 @@ def _answers(args: argparse.Namespace, found: Classifier, path: str) -> Iterator
     """The output, part by part."""
     write = Writer(args, found)
     if path == "-" and (first := _streams(args, found)) is not None:
-        for texts in _stream(args, first, found.about["columns"]["text"]):
+        for texts in _stream(args, first, found.about["columns"]):
             yield write.lines(texts, None)
         return
     sheet = classify_input.sheet(args, path, form=args.format or _lines(path), cut=True)
@@ -126,7 +126,7 @@ def _streams(args: argparse.Namespace, found: Classifier) -> str | None:
     return "lines"
 
 
-def _stream(args: argparse.Namespace, form: str, column_of_model: str) -> Iterator[list[str]]:
+def _stream(args: argparse.Namespace, form: str, known: dict[str, str]) -> Iterator[list[str]]:
     """Texts in parts: as many lines as are there."""
     if sys.stdin.isatty():
         print("a text a line; end with Ctrl-D", file=sys.stderr)
@@ -148,13 +148,13 @@ def _stream(args: argparse.Namespace, form: str, column_of_model: str) -> Iterat
                 form == "lines"
                 and number == 1
                 and args.format is None
-                and column_of_model in re.split(r"[,;\t|]", line)[:99]
+                and known["text"] in re.split(r"[,;\t|]", line)[:99]
             ):
-                note = f"line 1 looks like the header of a table with the column {column_of_model!r}: if it is one, say"
+                note = f"line 1 looks like the header of a table with the column {known['text']!r}: if it is one, say"
                 classify_input.notes([f"{note} --format csv; each line is taken as a text"], to_error=True)
             text: str | None = line
             if form == "jsonl":
-                text, column = _of_json(line, args, number, column)
+                text, column = _of_json(line, args, number, column, known)
             if text is None:
                 continue
             if len(text) > args.longest:
@@ -181,21 +181,25 @@ def _decoded(raw: bytes, args: argparse.Namespace, number: int) -> str:
     return text
 
 
-def _of_json(line: str, args: argparse.Namespace, number: int, column: str | None) -> tuple[str | None, str | None]:
-    """(text, the key it stands under)."""
+def _of_json(
+    line: str, args: argparse.Namespace, number: int, column: str | None, known: dict[str, str]
+) -> tuple[str | None, str | None]:
+    """(text, the key it stands under): the key is chosen at the first object, and every other must have it."""
     if not line.strip():
         return None, column
     value, problem = tables.json_object(line)
-    if problem:
-        if args.skip_bad:
-            return None, column
-        raise DataError(
-            f"standard input, line {number} {problem}: write one JSON object a line, or leave such lines out with "
-            "--skip-bad"
-        )
-    if column is None or column not in value:
-        sheet = tables.Sheet(
-            tables.STDIN, "jsonl", "", tuple(value), [tables.Row(number, [tables.cell(v) for v in value.values()])], ()
-        )
-        column = columns.choose(sheet, text=args.text, need=("text",)).names["text"]
-    return tables.cell(value[column]), column
+    if not problem and column is None:
+        row = tables.Row(number, [tables.cell(v) for v in value.values()])
+        sheet = tables.Sheet(tables.STDIN, "jsonl", "", tuple(value), [row], ())
+        table = columns.choose(sheet, text=args.text, need=("text",), known=known)
+        classify_input.notes(() if len(value) == 1 else table.notes, to_error=True)
+        column = table.names["text"]
+    if not problem and column not in value:
+        problem = f"has no {column!r}, where the text stood before"
+    if not problem:
+        assert column is not None
+        return tables.cell(value[column]), column
+    if args.skip_bad:
+        return None, column
+    cure = "write one JSON object a line, all alike, or leave such lines out with --skip-bad"
+    raise DataError(f"standard input, line {number} {problem}: {cure}")

@@ -28,7 +28,14 @@ def run(args: argparse.Namespace) -> int:
     report = _measured(args, found)
     for line in text.lines(report):
         print(line)
-    made = _write(args, report, args.out or _beside(found.place))
+    made, legend = _write(args, report, args.out or _beside(found.place))
+    if legend:
+        print(
+            "\nno installed font has the characters of these labels, so they are numbers in the pictures (a font such "
+            "as Noto Sans CJK brings them):"
+        )
+        for line in legend:
+            print(f"  {text.plain(line)}")
     print(f"\nwritten: {', '.join(made)}")
     return 0
 
@@ -36,17 +43,21 @@ def run(args: argparse.Namespace) -> int:
 def _measured(args: argparse.Namespace, found: Classifier) -> Report:
     path = classify_input.one_file(args)
     notes: list[str] = []
-    beside = None
     if path is None:
         table = held_out.read(found.place, found.about)
-        scores = {name: Scores(*score) for name, *score in found.about["scores"]}
-        beside = {name: score for name, score in scores.items() if name != found.about["method"]}
     else:
         table = classify_input.table(args, path, known=found.about["columns"])
         notes += table.notes
         table, out = classification.unseen(table, found.classes, leave_out=args.skip_bad)
         notes += out
+        if table.sha256 == found.about["data"]["sha256"]:
+            notes.append("it is the table that the model learned from: the scores say little about new texts")
+    assert table.labels is not None
     x = found.encoder.transform(table.texts)
+    if path is None:  # the commonest class is that of the learned rows, which are not kept
+        beside = {name: Scores(*score) for name, *score in found.about["scores"] if name != found.about["method"]}
+    else:
+        beside = classification.beside(found.twin, x, table.labels, table.labels)
     p = classification.probabilities(found.model, x, table.groups)
     weights = classification.routes(found.model, x, table.groups)
     return measure(
@@ -56,22 +67,14 @@ def _measured(args: argparse.Namespace, found: Classifier) -> Report:
     )  # fmt: skip
 
 
-def _write(args: argparse.Namespace, report: Report, folder: str) -> list[str]:
+def _write(args: argparse.Namespace, report: Report, folder: str) -> tuple[list[str], list[str]]:
+    """(the files that were written, what the numbers in the pictures stand for)."""
     fresh = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
-    made = [os.path.join(folder, HTML)]
+    html = os.path.join(folder, HTML)
     try:
-        atomic.write(made[0], [page.page(report).encode("utf-8", "replace")])
-        if not args.no_plots:
-            if importlib.util.find_spec("matplotlib"):
-                try:
-                    made += pictures.draw(folder, report)
-                except ImportError as error:
-                    raise MissingExtraError(
-                        f"matplotlib is broken ({error}): use --no-plots, or reinstall it"
-                    ) from None
-            else:
-                print(f"\nno pictures: matplotlib is not installed ({install('plot')})")
+        drawn, legend = ([], []) if args.no_plots else _pictures(folder, report)
+        atomic.write(html, [page.page(report, legend).encode("utf-8", "replace")])
     except BaseException:  # a full disk: leave no half of a report in a folder that was made for it
         if fresh:
             for name in os.listdir(folder):
@@ -80,7 +83,17 @@ def _write(args: argparse.Namespace, report: Report, folder: str) -> list[str]:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
         raise
-    return made
+    return [html, *drawn], legend
+
+
+def _pictures(folder: str, report: Report) -> tuple[list[str], list[str]]:
+    if not importlib.util.find_spec("matplotlib"):
+        print(f"\nno pictures: matplotlib is not installed ({install('plot')})")
+        return [], []
+    try:
+        return pictures.draw(folder, report)
+    except ImportError as error:
+        raise MissingExtraError(f"matplotlib is broken ({error}): use --no-plots, or reinstall it") from None
 
 
 def _beside(place: str) -> str:

@@ -133,17 +133,18 @@ def _save(place: str, table: Table, settings: Settings, trained: Trained) -> Non
         "environment": info.environment(),
         "held_out_sha256": held_out.write(place, held, classes, trained.probabilities) if held.texts else None,
     }
-    folder.save(place, {"encoder": trained.encoder, "model": trained.model}, about)
+    parts = {"encoder": trained.encoder, "model": trained.model}
+    folder.save(place, parts if trained.twin is None else parts | {"twin": trained.twin}, about)
 
 
 def _verdict(settings: Settings, trained: Trained) -> list[str]:
     lines = [f"note: {note}" for note in trained.notes]
     if not trained.scores:
         return [*lines, "nothing was held out, so there is no score: `pymoe classify report MODEL FILE` on other rows"]
-    seconds = {settings.method: trained.seconds.get("training"), "dense twin": trained.seconds.get("dense twin")}
+    seconds = trained.seconds | {settings.method: trained.seconds["training"]}
     rows = []
     for name, score in trained.scores.items():
-        took = f"{seconds[name]:.1f} s" if seconds.get(name) is not None else ""
+        took = f"{seconds[name]:.1f} s" if name in seconds else ""
         rows.append([name, f"{score.accuracy:.4f}", f"{score.macro_f1:.4f}", took])
     lines += ["", f"on the {len(trained.held_out.texts):,} held-out texts:"]
     return [*lines, *table_of(["", "accuracy", "macro-F1", "training"], rows)]

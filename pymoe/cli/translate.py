@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pymoe.backend.errors import ConfigError, DataError
 from pymoe.cli import translate_train
 from pymoe.cli.bar import Bar
+from pymoe.io import encodings
 from pymoe.pipeline.translation import evaluate, pairs
 from pymoe.pipeline.translation.evaluate import Translated
 from pymoe.pipeline.translation.translator import Translator
@@ -83,12 +84,18 @@ def _print(found: list[Translated], first: int = 1) -> None:
 
 
 def _piped() -> list[str]:
+    raw = sys.stdin.buffer.read()
     try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"standard input is not UTF-8 (byte {error.start}): convert it, e.g. with `iconv -f LATIN1 -t UTF-8`"
+            f"standard input is not UTF-8 (byte {error.start}): convert it, e.g. with {encodings.command(raw, 'FILE')}"
         ) from None
+    if "\0" in text:
+        raise DataError(
+            f"standard input, line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL character: "
+            "give a text, a sentence a line, not a binary file"
+        )
     if not text:
         raise DataError(
             "nothing to translate: standard input is empty; give a file, or pipe text in, a sentence a line"

@@ -17,6 +17,7 @@ from pymoe.pipeline.columns import Table
 
 NAMES = {"moe": "the sparse network", "ensemble": "the sub-models", "dense": "the dense network"}
 METHODS = tuple(NAMES)
+TWIN = "dense twin"
 SMALL = 200  # rows: below, an n-gram of a single text counts too
 _SPLIT = 11  # the key of this use of the generator
 
@@ -79,8 +80,9 @@ class Trained(NamedTuple):
 
     encoder: Any
     model: Any
+    twin: Any  # the dense baseline of equal active size, trained on the same rows; None where the model is dense
     seconds: dict[str, float]  # of encoding, of training the model, of training the twin
-    scores: dict[str, Scores]  # by method, "dense twin" and "majority class"; empty where nothing is held out
+    scores: dict[str, Scores]  # by method, TWIN and the most frequent class; empty where nothing is held out
     held_out: Table
     probabilities: np.ndarray  # (N, C) of the held-out rows
     notes: tuple[str, ...]
@@ -110,8 +112,8 @@ def check(table: Table) -> list[str]:
     count = Counter(table.labels)
     if len(count) < 2:
         raise DataError(
-            f"{table.where}: all {len(table.texts)} rows have the label {table.labels[0]!r}, and a classifier needs "
-            f"two classes: is {table.names['label']!r} the column of the labels? name it with --label"
+            f"{table.where}: every row has the label {table.labels[0]!r} (rows: {len(table.texts)}), and a classifier "
+            f"needs two classes: is {table.names['label']!r} the column of the labels? name it with --label"
         )
     if max(count.values()) == 1:
         raise DataError(
@@ -122,8 +124,8 @@ def check(table: Table) -> list[str]:
     single = sorted(label for label, n in count.items() if n == 1)
     if single:
         shown = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
-        what = f"{len(single)} classes have" if len(single) > 1 else "one class has"
-        notes.append(f"{what} one row each ({shown}): it is learned from, and cannot be scored")
+        what = f"{len(single)} classes have one row each" if len(single) > 1 else "one class has one row only"
+        notes.append(f"{what} ({shown}): it is learned from, and cannot be scored")
     of: dict[str, set[str]] = {}
     for text, label in zip(table.texts, table.labels, strict=True):
         of.setdefault(_same(text), set()).add(label)
@@ -145,18 +147,20 @@ def unseen(table: Table, classes: Sequence[str], *, leave_out: bool) -> tuple[Ta
     if not leave_out or len(out) == len(table.texts):
         learned = ", ".join(list(classes)[:10]) + (", ..." if len(classes) > 10 else "")
         raise DataError(
-            f"{table.where}: {len(out)} of {len(table.texts)} rows have a label that was not learned: {shown} (first: "
+            f"{table.where}: rows with a label that was not learned: {len(out)} of {len(table.texts)}, {shown} (first: "
             f"line {table.lines[out[0]]}; learned: {learned}): train with such rows, correct them, or leave them out "
             "with --skip-bad"
         )
     kept = [i for i in range(len(table.texts)) if table.labels[i] in known]
-    return table.take(kept), [f"left out {len(out)} rows with a label that was not learned: {shown}"]
+    return table.take(kept), [
+        f"left out {len(out)} row{'s'[: len(out) > 1]} with a label that was not learned: {shown}"
+    ]
 
 
 def train(table: Table, settings: Settings, *, test: Table | None = None, watch: Watch = lambda _: None) -> Trained:
     """Learn from ``table`` and score on ``test``, or on rows held out of it; the dense twin learns the same.
 
-    ``watch`` is told what begins.
+    ``watch`` is told what begins.  The twin is trained even if nothing is held out: a report on another table needs it.
     """
     assert table.labels is not None
     notes = check(table)
@@ -166,34 +170,37 @@ def train(table: Table, settings: Settings, *, test: Table | None = None, watch:
     if len(set(learned.labels)) < 2:
         raise DataError(f"{table.where}: nothing is left to learn from with --test-share {settings.test_share}")
     notes += _twice(learned, held)
-    seconds = {}
-
-    watch(f"cleaning and encoding {len(learned.texts):,} texts")
     begin = time.perf_counter()
+    watch(f"cleaning and encoding {len(learned.texts):,} texts")
     encoder = make_encoder(settings, len(learned.texts))
     x = encoder.fit_transform(learned.texts)
-    seconds["encoding"] = time.perf_counter() - begin
+    seconds = {"encoding": time.perf_counter() - begin}
     y = np.array(learned.labels, dtype=object).astype(str)
-    model = make(settings, learned.groups is not None)
-    watch(f"training {NAMES[settings.method]}")
-    fit(model, x, y, learned.groups)
-    seconds["training"] = time.perf_counter() - begin - seconds["encoding"]
+
+    def fitted(name: str, made: Any, what: str, groups: list[str] | None) -> Any:
+        begin = time.perf_counter()
+        watch(f"training {what}")
+        fit(made, x, y, groups)
+        seconds[name] = time.perf_counter() - begin
+        return made
+
+    model = fitted("training", make(settings, learned.groups is not None), NAMES[settings.method], learned.groups)
+    twin = None if settings.method == "dense" else fitted(TWIN, model.dense_twin(), "the dense twin", None)
     scores: dict[str, Scores] = {}
     p = np.zeros((0, len(model.classes_)))
     if held.texts:
         xt = encoder.transform(held.texts)
         p = probabilities(model, xt, held.groups)
         scores[settings.method] = score(held.labels, model.classes_[p.argmax(1)].tolist())
-        if settings.method != "dense":
-            twin = model.dense_twin()
-            begin = time.perf_counter()
-            watch("training the dense twin")
-            fit(twin, x, y, None)
-            seconds["dense twin"] = time.perf_counter() - begin
-            scores["dense twin"] = score(held.labels, twin.predict(xt).tolist())
-        most = Counter(learned.labels).most_common(1)[0][0]
-        scores[f"always {most!r}"] = score(held.labels, [most] * len(held.labels))
-    return Trained(encoder, model, seconds, scores, held, p, tuple(notes))
+        scores |= beside(twin, xt, held.labels, learned.labels)
+    return Trained(encoder, model, twin, seconds, scores, held, p, tuple(notes))
+
+
+def beside(twin: Any, x: Any, truth: Sequence[str], labels: Sequence[str]) -> dict[str, Scores]:
+    """What stands beside a model's score: its dense twin's, and that of always saying the commonest of ``labels``."""
+    found = {} if twin is None else {TWIN: score(truth, twin.predict(x).tolist())}
+    most = Counter(labels).most_common(1)[0][0]
+    return found | {f"always {most!r}": score(truth, [most] * len(truth))}
 
 
 def make_encoder(settings: Settings, rows: int) -> Any:

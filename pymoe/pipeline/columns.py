@@ -89,6 +89,8 @@ def choose(
         if role == "group":  # nothing else needs it
             continue
         at[role], why = _guess(sheet, names, rows, role, at)
+        if known and role in known and not known[role].isdigit():
+            why += f" (the model learned from {known[role]!r}, which is not there)"
         notes.append(f"{role} is the column {names[at[role]]!r}: {why}")
     if at.get("text") == at.get("label"):
         raise DataError(f"{sheet.where}: --text and --label are the same column: name two")

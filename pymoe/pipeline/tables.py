@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pymoe.backend.errors import ConfigError, DataError
+from pymoe.io import encodings
 
 FORMS = ("csv", "tsv", "jsonl", "lines")
 LONGEST = 100_000  # characters of one text: beyond, a file is more often broken than long
@@ -111,10 +112,12 @@ def decoded(path: str, encoding: str = "utf-8") -> str:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{where} is a damaged gzip file ({error}): fetch it again") from None
+    if what := encodings.program(raw):
+        raise DataError(f"{where} is {what}, and no table of text: open it where it was made, save it as csv in UTF-8")
     name = encoding_name(encoding)
     if name == "utf-8":
-        if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{where} is UTF-16, as some spreadsheets write it: say --encoding utf-16")
+        if (seen := encodings.likely(raw)).startswith("utf-16"):
+            raise DataError(f"{where} is UTF-16, as some spreadsheets write it: say --encoding {seen}")
         name = "utf-8-sig"
     try:
         return raw.decode(name)
@@ -127,16 +130,12 @@ def decoded(path: str, encoding: str = "utf-8") -> str:
 def undecoded(where: str, encoding: str, raw: bytes, at: int, line: int | None = None) -> str:
     """The complaint about byte ``at`` of ``raw``."""
     line = raw.count(b"\n", 0, at) + 1 if line is None else line
-    utf8 = encoding_name(encoding) == "utf-8"
-    cure = (
-        f"name its encoding, e.g. --encoding latin-1 (or gb18030), or convert it: `iconv -f LATIN1 -t UTF-8 {where}`"
-        if utf8
-        else "name another one with --encoding"
-    )
-    return (
-        f"{where} is not {'UTF-8' if utf8 else encoding} (byte {at}, in line {line}, is 0x{raw[at]:02x}): "
-        f"{cure.replace(STDIN, 'FILE')}"
-    )
+    what, cure = encoding, "name another one with --encoding"
+    if encoding_name(encoding) == "utf-8":
+        seen, by = encodings.likely(raw), encodings.command(raw, where.replace(STDIN, "FILE"))
+        what = "UTF-8"
+        cure = f"its bytes look like {seen}, so say --encoding {seen}, or convert it: {by}"
+    return f"{where} is not {what} (byte {at}, in line {line}, is 0x{raw[at]:02x}): {cure}"
 
 
 def encoding_name(encoding: str) -> str:
@@ -213,10 +212,11 @@ def _cut(text: str, where: str, form: str, skip_bad: bool, notes: list[str]) -> 
         if not skip_bad:
             raise DataError(
                 f"{where}, line {bad.line} has {len(bad.cells)} fields, the first line has {width} (between "
-                f"{_NAMES[delimiter]}; {len(rows) - len(good)} such rows): put fields with a delimiter or a newline in "
-                "quotes, or leave such rows out with --skip-bad"
+                f"{_NAMES[delimiter]}; such rows: {len(rows) - len(good)}): put fields with a delimiter or a newline "
+                "in quotes, or leave such rows out with --skip-bad"
             )
-        notes.append(f"left out {len(rows) - len(good)} rows that have not {width} fields (first: line {bad.line})")
+        n = len(rows) - len(good)
+        notes.append(f"left out {n} row{'s'[: n > 1]} of more or fewer than {width} fields (first: line {bad.line})")
     return good
 
 
@@ -313,7 +313,7 @@ def _json(text: str, where: str, skip_bad: bool, notes: list[str]) -> tuple[tupl
             '{"text": "...", "label": "..."}' + (", or leave such rows out with --skip-bad" if found else "")
         )
     if bad:
-        notes.append(f"left out {len(bad)} lines that are no JSON objects (first: line {bad[0][0]})")
+        notes.append(f"left out {len(bad)} line{'s'[: len(bad) > 1]} without a JSON object (first: line {bad[0][0]})")
     names = tuple(dict.fromkeys(valid(name) for _, value in found for name in value))
     rows = [Row(line, [cell(value.get(name)) for name in names]) for line, value in found]
     return names, rows

@@ -17,6 +17,7 @@ import numpy as np
 
 from pymoe.backend.errors import DataError
 from pymoe.backend.rng import generator
+from pymoe.io import encodings
 from pymoe.train import vocabulary
 from pymoe.train.vocabulary import Vocabulary
 
@@ -63,6 +64,8 @@ def read(path: str) -> str:
             raise DataError(f"{path} is a damaged gzip file ({error}): fetch it again") from None
     if not raw:
         raise DataError(f"{path} is empty: give a file with text in it")
+    if encodings.likely(raw).startswith("utf-16"):
+        raise DataError(f"{path} is UTF-16: convert it with {encodings.command(raw, path)}")
     if b"\0" in raw:
         raise DataError(f"{path} is binary (a NUL at byte {raw.index(0)}): give a text file in UTF-8")
     try:
@@ -70,7 +73,7 @@ def read(path: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 (byte {error.start} is 0x{raw[error.start]:02x}): convert it, e.g. with "
-            f"`iconv -f LATIN1 -t UTF-8 {path}`"
+            f"{encodings.command(raw, path)}"
         ) from None
 
 

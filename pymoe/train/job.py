@@ -20,6 +20,8 @@ from pymoe.train.settings import TrainSettings
 from pymoe.train.step import State
 from pymoe.train.vocabulary import Vocabulary
 
+KIND = "language model"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,7 +47,7 @@ def save(path: str, job: Job, state: State) -> None:
     """
     arrays, templates = storage.split(state.p)
     meta = {
-        "kind": "language model",
+        "kind": KIND,
         "name": job.name,
         "model": job.model.to_dict(),
         "settings": dataclasses.asdict(job.settings),
@@ -71,6 +73,8 @@ def save(path: str, job: Job, state: State) -> None:
 def load(path: str) -> tuple[Job, State]:
     """The job and state of a checkpoint; CheckpointError if it is damaged or not a language model's."""
     tensors, meta = checkpoint.load(path)
+    if meta.get("kind", KIND) != KIND:
+        raise CheckpointError(f"{path} is a {meta['kind']}, not a {KIND}: give the folder that `pymoe train` made")
     try:
         job = Job(
             meta["name"],

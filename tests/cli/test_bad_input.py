@@ -55,7 +55,7 @@ DATA = {
     "empty gzip": (gzip.compress(b""), "is empty"),
     "binary": (b"abc\0def" * 99, "is binary (a NUL at byte 3): give a text file"),
     "latin 1": ("caf\u00e9 ".encode("latin-1") * 99, "is not UTF-8 (byte 3 is 0xe9): convert it"),
-    "UTF-16": ("text".encode("utf-16") * 99, "is binary"),
+    "UTF-16": ("text".encode("utf-16") * 99, "is UTF-16: convert it with `iconv -f UTF-16"),
     "short": (b"short text", "is too short: of its 10 tokens"),
     "gzip cut short": (gzip.compress(os.urandom(3000))[:-99], "is a damaged gzip file"),
     "gzip flipped": (gzip.compress(b"abc" * 999)[:-6] + b"123456", "is a damaged gzip file"),

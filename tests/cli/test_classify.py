@@ -157,9 +157,12 @@ def test_a_report_on_another_table_and_the_held_out_rows(made, here, capsys):
     capsys.readouterr()
     assert main(["classify", "report", str(made / "model"), "b.csv", "--out", "r", "--no-plots"]) == 0
     out = capsys.readouterr().out
-    assert "12 texts, b.csv" in out and "always 'sonst'" in out and os.listdir("r") == ["report.html"]
+    assert "12 texts, b.csv" in out and os.listdir("r") == ["report.html"]
+    assert "  dense twin " in out and "always 'sonst'" in out and "it is the table" not in out
     html = Path("r/report.html").read_text(encoding="utf-8")
-    assert "laut" in html and "sonst" in html
+    assert "laut" in html and "sonst" in html and '<th scope="row">dense twin</th>' in html
+    assert main(["classify", "report", str(made / "model"), str(made / "a.csv"), "--no-plots"]) == 0
+    assert "note: it is the table that the model learned from" in capsys.readouterr().out
     assert main(["classify", "report", str(made / "model"), "--out", "r2"]) == 0
     out = capsys.readouterr().out
     assert "dense twin" in out and sorted(os.listdir("r2"))[0] == "confusion.png"
@@ -200,7 +203,7 @@ def test_one_row_in_a_class_and_the_words_that_are_left_out(here, capsys):
         file.write("ganz allein,Einzel,laut\n")
     options = [*FAST, "--label", "Thema", "--stop-words", "de,zh", "--max-features", "50", "--tokens", "words"]
     assert main(["classify", "train", "a.csv", *options]) == 0
-    assert "one class has one row each ('Einzel'): it is learned from" in capsys.readouterr().out
+    assert "one class has one row only ('Einzel'): it is learned from" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_no_folder(here):

@@ -51,12 +51,18 @@ def refuse(capsys, *args: str) -> str:
 TABLES = {
     "empty": (b"", "is empty: give a table"),
     "a header only": (b"text,label\n", "has a header and no rows"),
-    "one class": (b"text,label\na b,x\nc d,x\n", "all 2 rows have the label 'x', and a classifier needs two"),
+    "one class": (b"text,label\na b,x\nc d,x\n", "every row has the label 'x' (rows: 2), and a classifier needs two"),
     "classes of one row": (b"text,label\na b,x\nc d,y\n", "each of the 2 rows has a label of its own"),
     "no label": (b"text,id\n" + b"".join(b"a %d,%d\n" % (i, i) for i in range(99)), "no column looks like a label"),
     "one column": (b"text\na\nb\n", "has one column"),
-    "latin-1": (b"text,label\ncaf\xe9,x\nb,y\n", "is not UTF-8 (byte 14, in line 2, is 0xe9): name its encoding"),
+    "latin-1": (
+        b"text,label\ncaf\xe9,x\nb,y\n",
+        "is not UTF-8 (byte 14, in line 2, is 0xe9): its bytes look like latin-1, so say --enc",
+    ),
     "UTF-16": (GOOD.encode("utf-16"), "say --encoding utf-16"),
+    "UTF-16 without a mark": (GOOD.encode("utf-16-le"), "say --encoding utf-16-le"),
+    "GBK": (GOOD.replace("apple", "今天天气很好").encode("gbk"), "look like gb18030, so say --encoding gb18030"),
+    "a spreadsheet": (b"PK\x03\x04" + bytes(99), "a zip archive, as .xlsx, .docx and .ods files are"),
     "a NUL": (b"text,label\na\0,x\n", "line 2 has a NUL character"),
     "ragged": (GOOD.encode() + b"a,b,c\n", "line 32 has 3 fields, the first line has 2"),
     "two of a name": (b"text,text\na b,x\nc d,y\n", "more than one column named 'text'"),
@@ -141,12 +147,12 @@ def test_a_model_is_there_and_the_rest_is_wrong(args, message, made, here, capsy
 def test_labels_that_were_never_seen(made, here, capsys):
     (here / "new.csv").write_text("text,label\nan apple,a\na cart,c\nb,b\n")
     model = str(made / "model")
-    assert "1 of 3 rows have a label that was not learned: 'c' (first: line 3" in refuse(
+    assert "rows with a label that was not learned: 1 of 3, 'c' (first: line 3" in refuse(
         capsys, "report", model, "new.csv"
     )
     assert main(["classify", "report", model, "new.csv", "--skip-bad", "--out", "r", "--no-plots"]) == 0
-    assert "left out 1 rows with a label that was not learned: 'c'" in capsys.readouterr().out
-    assert "was not learned: 'c'" in refuse(capsys, "train", "a.csv", *FAST, "--test", "new.csv")
+    assert "left out 1 row with a label that was not learned: 'c'" in capsys.readouterr().out
+    assert "was not learned: 1 of 3, 'c'" in refuse(capsys, "train", "a.csv", *FAST, "--test", "new.csv")
     assert main(["classify", "predict", model, "new.csv"]) == 0  # labels are not looked at
 
 
@@ -212,6 +218,7 @@ def test_a_file_system_that_really_refuses(here):
         (b"fine\ncaf\xe9\n", [], "standard input is not UTF-8 (byte 3, in line 2, is 0xe9)"),
         (b"a\0b\n", [], "line 1 has a NUL character"),
         (b'{"text": "a"}\n{"text": \n', [], "line 2 is no JSON"),
+        (b'{"text": "a"}\n{"body": "b"}\n', [], "line 2 has no 'text', where the text stood before"),
         (b"plain\n", ["--format", "jsonl"], "line 1 is no JSON"),
         (b"a,b\n1,2,3\n", ["--format", "csv"], "line 2 has 3 fields"),
     ],

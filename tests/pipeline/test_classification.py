@@ -30,22 +30,22 @@ def test_the_split_is_stratified_seeded_and_whole():
 
 
 def test_what_cannot_be_learned_from():
-    with pytest.raises(DataError, match="all 3 rows have the label 'x'.*--label"):
+    with pytest.raises(DataError, match="every row has the label 'x' .rows: 3..*--label"):
         classification.check(table("abc", "xxx"))
     with pytest.raises(DataError, match="each of the 3 rows has a label of its own"):
         classification.check(table("abc", "xyz"))
     notes = classification.check(table(["a", "b", "A ", "c"], ["x", "x", "y", "x"]))
-    assert "one class has one row each ('y')" in notes[0] and "1 text stands with more than one label" in notes[1]
+    assert "one class has one row only ('y')" in notes[0] and "1 text stands with more than one label" in notes[1]
 
 
 def test_labels_that_were_not_learned():
     some = table("abc", "xyx")
     assert classification.unseen(some, ["x", "y"], leave_out=False) == (some, [])
-    with pytest.raises(DataError, match="1 of 3 rows have a label that was not learned: 'y' .first: line 3; learn"):
+    with pytest.raises(DataError, match="rows with a label that was not learned: 1 of 3, 'y' .first: line 3; learn"):
         classification.unseen(some, ["x"], leave_out=False)
     kept, notes = classification.unseen(some, ["x"], leave_out=True)
-    assert kept.texts == ["a", "c"] and kept.lines == [2, 4] and "left out 1 rows" in notes[0]
-    with pytest.raises(DataError, match="3 of 3 rows"):
+    assert kept.texts == ["a", "c"] and kept.lines == [2, 4] and "left out 1 row with" in notes[0]
+    with pytest.raises(DataError, match="not learned: 3 of 3"):
         classification.unseen(some, ["z"], leave_out=True)
 
 

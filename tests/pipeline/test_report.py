@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pymoe.pipeline import classification
 from pymoe.pipeline.columns import Table
-from pymoe.pipeline.report import page, pictures, text
+from pymoe.pipeline.report import fonts, page, pictures, text
 from pymoe.pipeline.report.measure import measure
 
 EVIL = '<script>alert("1")</script> & <b>天气</b>\x1b[31m'
@@ -28,7 +29,7 @@ def report(errors=20, weights=True, names=None):
     table = Table(f"where {EVIL}", "", [f"text {i} {EVIL}" for i in range(7)], TRUTH, groups, list(range(2, 9)), {}, ())
     return measure(
         table, CLASSES, p, w if weights else None, title=f"Report {EVIL}", errors=errors, expert_names=names,
-        notes=[EVIL],
+        notes=[EVIL], beside=classification.beside(None, None, TRUTH, TRUTH),
     )  # fmt: skip
 
 
@@ -60,8 +61,10 @@ def test_how_many_errors_are_shown():
 def test_experts_that_always_say_as_much_are_a_note():
     table = Table("w", "", ["x", "y"], ["a", "b"], None, [1, 2], {}, ())
     found = measure(table, ["a", "b"], np.eye(2), np.full((2, 4), 0.25), title="t")
-    assert found.experts == [] and "each of the 4 experts has the same weight" in found.notes[0]
+    assert found.experts == [] and "the 4 experts have the same weights" in found.notes[0]
     assert report(weights=False).experts == []
+    one = measure(table.take([0]), ["a", "b"], np.eye(2)[:1], np.array([[0.75, 0.25]]), title="t")
+    assert [e.leads for e in one.experts] == [1, 0] and not one.notes  # of one text nothing can be said to be the same
 
 
 class Tags(HTMLParser):
@@ -110,6 +113,51 @@ def test_pictures_are_drawn_whatever_the_labels(tmp_path, classes):
     table = Table("w", "", ["t"] * 120, truth, None, list(range(120)), {}, ())
     weights = rng.dirichlet([1.0] * 5, 120)
     found = measure(table, names, rng.dirichlet([1.0] * classes, 120), weights, title="t")
-    made = pictures.draw(str(tmp_path), found)
+    made, legend = pictures.draw(str(tmp_path), found)
+    for line in legend:
+        assert line in page.page(found, legend) and line not in page.page(found)
     assert [Path(path).read_bytes()[:8] for path in made] == [b"\x89PNG\r\n\x1a\n"] * 2
     assert len(page.page(found)) > 3000
+
+
+@pytest.fixture
+def a_font(tmp_path, monkeypatch):
+    """A font of three characters that no other has, as if it had just been installed."""
+    from matplotlib import font_manager
+
+    builder = pytest.importorskip("fontTools.fontBuilder")
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
+    for draw, point in zip((pen.moveTo, pen.lineTo, pen.lineTo), ((0, 0), (900, 0), (0, 900)), strict=True):
+        draw(point)
+    pen.closePath()
+    names = [".notdef", *(f"u{ord(c):04X}" for c in "天气好")]
+    made = builder.FontBuilder(1000, isTTF=True)
+    made.setupGlyphOrder(names)
+    made.setupCharacterMap({ord(c): name for c, name in zip("天气好", names[1:], strict=True)})
+    made.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    made.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    made.setupHorizontalHeader(ascent=900, descent=-100)
+    made.setupNameTable({"familyName": "Three Letters", "styleName": "Regular"})
+    made.setupOS2()
+    made.setupPost()
+    made.save(tmp_path / "three.ttf")
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    files = [str(tmp_path / name) for name in ("broken.ttf", "three.ttf")]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+
+
+def test_a_font_of_the_system_is_found_and_what_none_has_is_numbered(a_font, monkeypatch):
+    from matplotlib import font_manager
+
+    found = fonts.drawn(["Küche", "天气", "天好 $", "\U0002ceb0好", "\n"], "class")
+    ours = "Three Letters" in found.families
+    assert found.families[0] == "DejaVu Sans" and (ours or len(found.families) == 2)  # or this machine has a CJK font
+    assert found.labels[:3] == ["Küche", "天气", "天好 \\$"] and found.labels[4] == "class 5"
+    assert not ours or (found.labels[3], found.legend[0]) == ("class 4", "class 4: \U0002ceb0好")
+
+    plain = [f for f in font_manager.fontManager.ttflist if "DejaVu" in f.name or "Last Resort" in f.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", plain)
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    found = fonts.drawn(["Küche", "天气"], "class")  # a font of empty boxes does not count
+    assert found == (["DejaVu Sans"], ["Küche", "class 2"], ["class 2: 天气"])

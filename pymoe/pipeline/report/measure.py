@@ -70,7 +70,7 @@ def measure(
 ) -> Report:
     """The report of answers ``p`` (N, C) and ``weights`` (N, E) of experts on ``table``.
 
-    ``beside``: scores of others on the same rows; the most frequent class is always there.  ``errors``: how many texts.
+    ``beside``: scores of others on the same rows (``classification.beside``).  ``errors``: how many texts are shown.
     """
     assert table.labels is not None
     truth = table.labels
@@ -80,12 +80,9 @@ def measure(
     rows = zip(classes, *parts, strict=True)
     per_class = [PerClass(c, float(right), float(found), float(f1), int(n)) for c, right, found, f1, n in rows]
     scores = {method: classification.score(truth, predicted)} | (beside or {})
-    if not beside:
-        most = Counter(truth).most_common(1)[0][0]
-        scores[f"always {most!r}"] = classification.score(truth, [most] * len(truth))
     experts, by_class = _experts(truth, predicted, classes, weights, expert_names)
     if weights is not None and not experts and weights.shape[1] > 1:
-        notes = [*notes, f"each of the {weights.shape[1]} experts has the same weight in every answer"]
+        notes = [*notes, f"the {weights.shape[1]} experts have the same weights in every answer"]
     return Report(
         title, table.where, len(truth), list(classes), scores, per_class,
         metrics.confusion_matrix(truth, predicted, labels=list(classes)),
@@ -100,7 +97,7 @@ def _experts(
     weights: np.ndarray | None,
     names: Sequence[str] | None,
 ) -> tuple[list[PerExpert], np.ndarray]:
-    if weights is None or weights.shape[1] < 2 or (np.ptp(weights, axis=0) < 1e-9).all():
+    if weights is None or weights.shape[1] < 2 or (len(weights) > 1 and (np.ptp(weights, axis=0) < 1e-9).all()):
         return [], np.zeros((0, len(classes)))
     y = np.array(truth, dtype=object)
     right = y == np.array(predicted, dtype=object)

@@ -23,12 +23,12 @@ table.matrix thead th { text-align: center; vertical-align: bottom; }
 """
 
 
-def page(report: Report) -> str:
-    """The file."""
-    return "\n".join(_page(report)) + "\n"
+def page(report: Report, legend: Sequence[str] = ()) -> str:
+    """The file; ``legend``: what the numbers in the pictures stand for."""
+    return "\n".join(_page(report, legend)) + "\n"
 
 
-def _page(report: Report) -> Iterator[str]:
+def _page(report: Report, legend: Sequence[str]) -> Iterator[str]:
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -51,6 +51,9 @@ def _page(report: Report) -> Iterator[str]:
     yield from _confusion(report)
     yield from _experts(report)
     yield from _errors(report)
+    if legend:
+        yield "<h2>Numbers in the pictures</h2>"
+        yield "".join(f"<p>{escape(line)}</p>" for line in legend)
     yield "</body></html>"
 
 

@@ -1,39 +1,35 @@
 """The pictures of a report: confusion.png and experts.png.  Needs matplotlib.
 
 White to dark blue, as in the HTML: an error is seen on white, colour blindness and print in grey change nothing.  A
-label that no installed font can draw stands as its number.
+label that no installed font can draw stands as its number (``fonts``).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from pymoe.pipeline.report import fonts
 from pymoe.pipeline.report.measure import Report
-from pymoe.pipeline.report.text import short
 from pymoe.train import plots
 
 MOST = 30  # classes in a picture; the others are in the HTML
-_SANS = (
-    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "PingFang SC",
-    "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Arial Unicode MS", "Droid Sans Fallback", "Noto Sans CJK JP",
-)  # fmt: skip
 
 
-def draw(folder: str, report: Report) -> list[str]:
-    """Write the pictures into ``folder``; returns their paths."""
+def draw(folder: str, report: Report) -> tuple[list[str], list[str]]:
+    """Write the pictures into ``folder``; returns their paths, and what the numbers in them stand for."""
     import matplotlib
 
-    families, names = _drawable(report.classes, "class")
-    _, experts = _drawable([e.name for e in report.experts], "expert")
+    classes = fonts.drawn(report.classes, "class")
+    experts = fonts.drawn([e.name for e in report.experts], "expert")
+    families = list(dict.fromkeys(classes.families + experts.families))
     with matplotlib.rc_context({"font.size": 10, "font.family": families}):
-        made = [_confusion(folder, report, names)]
+        made = [_confusion(folder, report, classes.labels)]
         if report.experts:
-            made.append(_experts(folder, report, names, experts))
-    return made
+            made.append(_experts(folder, report, classes.labels, experts.labels))
+    return made, classes.legend + experts.legend
 
 
 def _kept(report: Report) -> list[int]:
@@ -104,21 +100,3 @@ def _labels(ax: Any, down: Sequence[str], across: Sequence[str], *, turn: bool =
 
 def _size(n: int) -> float:
     return 9 if n <= 15 else 7
-
-
-def _drawable(labels: Sequence[str], what: str) -> tuple[list[str], list[str]]:
-    """(font families, the labels as they can be drawn with them): whole, shortened, or "class 3" (``what`` 3)."""
-    from matplotlib import font_manager
-
-    manager = font_manager.fontManager
-    have = {font.name for font in manager.ttflist}
-    families = ["DejaVu Sans", *(name for name in _SANS if name in have)]
-    glyphs: set[int] = set()
-    for family in families:
-        path = font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=True)
-        glyphs |= set(font_manager.get_font(os.fspath(path)).get_charmap())
-    drawn = []
-    for i, label in enumerate(labels):
-        text = short(label, 24).replace("$", "\\$")
-        drawn.append(text if text and all(ord(c) in glyphs for c in text) else f"{what} {i + 1}")
-    return families, drawn
