@@ -7,9 +7,10 @@
 >>> dx, dp = pymoe.moe.backward(np.ones((3, 8)), cache)
 """
 
-from pymoe.moe import stored
+from pymoe.moe import hidden, stored
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws, draw
+from pymoe.moe.form import Form, Norm
 from pymoe.moe.layer import Cache, Output, backward, forward
 from pymoe.moe.parameters import init
 from pymoe.moe.router import Routing
@@ -20,7 +21,9 @@ __all__ = [
     "Cache",
     "Capacity",
     "Draws",
+    "Form",
     "MoEConfig",
+    "Norm",
     "Output",
     "RouterConfig",
     "Routing",
@@ -28,6 +31,7 @@ __all__ = [
     "bias_update",
     "draw",
     "forward",
+    "hidden",
     "init",
     "stored",
 ]

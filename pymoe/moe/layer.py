@@ -4,12 +4,14 @@ Forward::
 
     (routing, losses) = router(x)              score -> select -> weigh
     plan = Plan(routing)                       the permutation, once
-    y = experts(x, g, plan) + shared(x)
+    m = experts(x, g, plan)                    or post(experts(pre(x), g, plan)) in a latent space
+    y = output(m, shared(x))                   their sum, or what the settings make of it
 
 Backward, bottom to top::
 
-    dx_shared              = shared.backward(dy)
-    dx_experts, dg         = experts.backward(dy)
+    dm, df                 = output.backward(dy)
+    dx_shared              = shared.backward(df)
+    dx_experts, dg         = experts.backward(dm)          between the two projections of a latent space
     dx_router              = router.backward(dg, cotangents of the losses)
     dx = dx_experts + dx_router + dx_shared
 
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 from pymoe.backend import device, is_complex, is_floating, namespace
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.moe import experts, parameters, plan, router, shared
+from pymoe.moe import experts, latent, output, parameters, plan, router, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws
 
@@ -42,7 +44,9 @@ class Cache(NamedTuple):
     dtype: Any  # of y
     router: router.Cache
     experts: experts.Cache
+    latent: tuple[Any, Any] | None  # caches of the projections before and after the experts
     shared: shared.Cache | None
+    output: output.Cache
 
 
 def forward(
@@ -79,12 +83,19 @@ def forward(
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
     (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws)
     plan_ = plan.make(_stored(routing.idx, cfg), routing.kept, cfg.n_stored)
-    y, experts_cache = experts.forward(x, routing.weight, p["experts"], plan_, act=cfg.activation, gated=cfg.gated)
-    shared_cache = None
+    seen, latent_cache, common, shared_cache = x, None, None, None
+    if cfg.d_latent:
+        seen, pre = latent.forward_pre(x, p["latent"], cfg.latent_norm)
+    m, experts_cache = experts.forward(
+        seen, routing.weight, p["experts"], plan_, form=cfg.form, weight_at=cfg.weight_at, norm=cfg.post_expert_norm
+    )
+    if cfg.d_latent:
+        m, post = latent.forward_post(m, p["latent"])
+        latent_cache = pre, post
     if cfg.d_shared:
         common, shared_cache = shared.forward(x, p["shared"], cfg, mask)
-        y = y + common
-    cache = Cache(shape, y.dtype, router_cache, experts_cache, shared_cache)
+    y, output_cache = output.forward(m, common, p.get("output", {}), cfg, mask)
+    cache = Cache(shape, y.dtype, router_cache, experts_cache, latent_cache, shared_cache, output_cache)
     return Output(xp.reshape(y, shape), losses, routing), cache
 
 
@@ -113,7 +124,7 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
     >>> dx.shape, sorted(dp)
     ((3, 5), ['experts', 'router'])
     """
-    shape, dtype, router_cache, experts_cache, shared_cache = cache
+    shape, dtype, router_cache, experts_cache, latent_cache, shared_cache, output_cache = cache
     xp = namespace(dy)
     check_shape("dy", dy, shape)
     dlosses = {} if dlosses is None else dlosses
@@ -131,11 +142,17 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
     if not is_complex(dy):
         dy = xp.astype(dy, dtype, copy=False)
     dp: dict[str, Any] = {}
-    dx_experts, d = experts.backward(dy, experts_cache)
+    dm, df, dp["output"] = output.backward(dy, output_cache)
+    if latent_cache is not None:
+        dm, d_post = latent.backward_post(dm, latent_cache[1])
+    dx_experts, d = experts.backward(dm, experts_cache)
+    if latent_cache is not None:
+        dx_experts, d_pre = latent.backward_pre(dx_experts, latent_cache[0])
+        dp["latent"] = d_pre | d_post
     dp["experts"] = {name: d[name] for name in experts_cache.p}
     dx_router, dp["router"] = router.backward(d["g"], dlosses, router_cache)
     dx = dx_experts + dx_router
     if shared_cache is not None:
-        dx_shared, dp["shared"] = shared.backward(dy, shared_cache)
+        dx_shared, dp["shared"] = shared.backward(df, shared_cache)
         dx = dx + dx_shared
-    return xp.reshape(dx, shape), {name: dp[name] for name in ("router", "experts", "shared") if name in dp}
+    return xp.reshape(dx, shape), {name: dp[name] for name in parameters.BRANCHES if dp.get(name)}

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pymoe import kernels, moe
+from pymoe import moe
 from pymoe.backend import namespace, to_numpy
 from pymoe.backend.errors import NonFiniteError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
@@ -107,10 +107,8 @@ def add(a: Statistics, b: Statistics) -> Statistics:
 
 
 def hidden(a: Array, cfg: MoEConfig) -> Array:
-    """h = act(gate) ⊙ up of pre-activations a (N, 2F), or act(a)."""
-    k = kernels.of(a)
-    made: Array = k.glu_forward(a, cfg.activation) if cfg.gated else k.act_forward(a, cfg.activation)
-    return made
+    """h = act(gate) ⊙ up of pre-activations a (N, 2F), act(a), or a variant of it."""
+    return moe.hidden.forward(a, cfg.form)
 
 
 def activations(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import random
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from pymoe.moe import Capacity, Draws, MoEConfig, RouterConfig
 
 U32, U64 = 2.0**-24, 2.0**-53
 T, D, F, E, K = 7, 3, 4, 6, 2  # S = 14, 2F = 8
+
+
+LAYER = {f.name for f in dataclasses.fields(MoEConfig)} - {"d_model", "d_ff", "router"}
 
 
 class Frame(NamedTuple):
@@ -53,7 +57,7 @@ def frozen(a: np.ndarray) -> np.ndarray:
 
 def config(*, d_model: int = D, d_ff: int = F, n_experts: int = E, k: int = K, **settings: Any) -> MoEConfig:
     """Settings of both, told apart by name; ``router_bias`` is the bias on the logits."""
-    layer = {n: settings.pop(n) for n in ("gated", "activation", "bias", "d_shared", "tied") if n in settings}
+    layer = {n: settings.pop(n) for n in LAYER if n in settings}
     if "router_bias" in settings:
         settings["bias"] = settings.pop("router_bias")
     return MoEConfig(d_model, d_ff, RouterConfig(n_experts, k, **settings), **layer)
@@ -153,15 +157,22 @@ OPTIONS: dict[str, list[Any]] = {
 
 
 @functools.cache
-def combinations(seed: int = 3, draws: int = 100) -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
+def combinations() -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
+    """The design of ``OPTIONS``, made once in a process."""
+    return design(OPTIONS)
+
+
+def design(
+    options: dict[str, list[Any]], seed: int = 3, draws: int = 100
+) -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
     """{name: (settings, keywords of ``make``)}: every pair of option values that may stand together is in one of them.
 
-    Greedy all-pairs design: of many random combinations take the valid one with most pairs not seen so far.  Made once
-    in a process; pairs are counted in bits, a bit for each option value, so that collecting the tests stays cheap.
+    Greedy all-pairs design: of many random combinations take the valid one with most pairs not seen so far.
+    Pairs are counted in bits, a bit for each option value, so that collecting the tests stays cheap.
     """
     draw = random.Random(seed)
-    names = list(OPTIONS)
-    values = [(name, i) for name in names for i in range(len(OPTIONS[name]))]
+    names = list(options)
+    values = [(name, i) for name in names for i in range(len(options[name]))]
     bit = {value: 1 << at for at, value in enumerate(values)}
     # the partners that a value has not stood beside yet; an option's own values never stand together
     unseen = {a: sum(bit[b] for b in values if names.index(b[0]) > names.index(a[0])) for a in values}
@@ -173,12 +184,12 @@ def combinations(seed: int = 3, draws: int = 100) -> dict[str, tuple[MoEConfig, 
         for tries in range(20 * draws):
             if best and tries >= draws:
                 break
-            pick = {name: draw.randrange(len(OPTIONS[name])) for name in names} | target
+            pick = {name: draw.randrange(len(options[name])) for name in names} | target
             together = sum(bit[value] for value in pick.items())
             new = sum((unseen[value] & together).bit_count() for value in pick.items())
             if best is None or new > best[0]:
                 with contextlib.suppress(ConfigError):
-                    best = new, pick, _config(pick)
+                    best = new, pick, _config(pick, options)
         if best is None:
             unseen[first] &= ~bit[list(target.items())[1]]  # excluded by a ConfigError
             continue
@@ -186,15 +197,15 @@ def combinations(seed: int = 3, draws: int = 100) -> dict[str, tuple[MoEConfig, 
         together = sum(bit[value] for value in pick.items())
         for value in pick.items():
             unseen[value] &= ~together
-        keywords = {"mask": OPTIONS["mask"][pick["mask"]], "train": OPTIONS["train"][pick["train"]]}
+        keywords = {n: options[n][pick[n]] for n in ("mask", "train") if n in options}
         table["-".join(f"{i}" for i in pick.values())] = best[2], keywords
     return table
 
 
-def _config(pick: dict[str, int]) -> MoEConfig:
+def _config(pick: dict[str, int], options: dict[str, list[Any]] = OPTIONS) -> MoEConfig:
     settings: dict[str, Any] = {}
     for name, i in pick.items():
-        value = OPTIONS[name][i]
+        value = options[name][i]
         if isinstance(value, dict):
             settings |= value
         elif name not in ("mask", "train"):

@@ -12,7 +12,7 @@ import pytest
 
 from pymoe import presets
 from pymoe.backend.errors import ConfigError
-from pymoe.moe import Capacity, MoEConfig, RouterConfig
+from pymoe.moe import Capacity, Form, MoEConfig, Norm, RouterConfig
 from pymoe.moe import router_config as module
 from pymoe.moe.score import SCORES
 from pymoe.moe.select import SELECTORS
@@ -79,6 +79,28 @@ BAD_LAYER: list[tuple[dict[str, Any], str]] = [
     ({"d_shared": -1}, "d_shared must be an integer of at least 0, got -1"),
     ({"d_shared": 1.5}, "d_shared must be an integer"),
     ({"activation": "swish"}, "activation must be one of"),
+    ({"limit": 0.0}, "limit must be above 0, got 0.0; None leaves it out"),
+    ({"limit": float("inf")}, "limit must be a finite number"),
+    ({"clamp": "both"}, r"clamp must be one of \('before', 'after'\)"),
+    ({"gate_alpha": float("nan")}, "gate_alpha must be a finite number"),
+    ({"up_offset": "1"}, "up_offset must be a finite number"),
+    ({"softcap": (1.0,)}, "softcap must be the two caps"),
+    ({"softcap": (1.0, -2.0)}, "softcap must be above 0, got -2.0"),
+    ({"softcap": (1.0, 2.0), "limit": 7.0}, "give limit or softcap, not both"),
+    ({"gate_alpha": 1.702, "activation": "gelu"}, "activation='silu'; got 'gelu'"),
+    ({"limit": 7.0, "gated": False}, "are those of a gated expert: got gated=False"),
+    ({"weight_at": "hidden"}, "weight_at must be one of"),
+    ({"weight_at": "pre_down", "post_expert_norm": Norm()}, "a norm takes out a weight that went in before it"),
+    ({"post_expert_norm": 1e-6}, "post_expert_norm must be a moe.Norm or None, got 1e-06"),
+    ({"d_latent": -1}, "d_latent must be an integer of at least 0"),
+    ({"latent_bias": True}, "belong to the projections of d_latent, which is 0"),
+    ({"latent_norm": Norm()}, "belong to the projections of d_latent, which is 0"),
+    ({"shared": "sum", "d_shared": 4}, "shared must be one of"),
+    ({"shared": "gated"}, "describe a shared expert: d_shared is 0"),
+    ({"shared_bias": True}, "describe a shared expert: d_shared is 0"),
+    ({"n_shared": 3, "d_shared": 4}, "3 do not divide d_shared=4"),
+    ({"shared": "joint", "d_shared": 4, "bias": True}, "a bias would stay unweighted"),
+    ({"d_shared": 4, "shared_form": "silu"}, "shared_form must be a moe.Form or None"),
 ]
 
 
@@ -116,6 +138,19 @@ def test_the_names_are_those_of_the_tables() -> None:
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RouterConfig(4, 2).k = 3  # type: ignore[misc]
+
+
+def test_json_round_trip_of_every_form() -> None:
+    cfg = MoEConfig(
+        3, 4, RouterConfig(4, 2), limit=7.0, clamp="after", weight_at="input", post_expert_norm=Norm(0.5, "input"),
+        d_latent=2, latent_norm=Norm(), d_shared=6, n_shared=2, shared="gated", shared_form=Form(softcap=(1.0, 2.0)),
+        shared_bias=True, output_norm=Norm(1e-5), output_bias=True, tied=(0, 1, 1, 0),
+    )  # fmt: skip
+    assert MoEConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+    hash(cfg)
+    for bad, message in (({"eps": -1.0}, "eps of a norm"), ({"scale": "both"}, "scale of a norm")):
+        with pytest.raises(ConfigError, match=message):
+            Norm(**bad)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

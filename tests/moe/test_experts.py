@@ -10,7 +10,7 @@ import pytest
 
 from pymoe import verify
 from pymoe.kernels.activations import ACTIVATIONS
-from pymoe.moe import experts, plan
+from pymoe.moe import Form, experts, plan
 
 from .frames import U64, frozen, relative
 
@@ -29,7 +29,7 @@ def frame(gated: bool, bias: bool) -> tuple[np.ndarray, np.ndarray, dict[str, np
 
 def subject(plan_: plan.Plan, act: str, gated: bool) -> Any:
     def forward(x: Any, g: Any, p: Any) -> Any:
-        return experts.forward(x, g, p, plan_, act=act, gated=gated)
+        return experts.forward(x, g, p, plan_, form=Form(act, gated))
 
     def backward(dy: Any, cache: Any) -> Any:
         dx, d = experts.backward(dy, cache)
@@ -61,7 +61,7 @@ def test_values_against_one_expert_at_a_time(gated: bool) -> None:
                 a = p[up][e] @ x[t] + p[f"{up}_bias"][e]
                 h = np.maximum(a[:4], 0) * a[4:] if gated else np.maximum(a, 0)
                 y[t] += g[t, j] * (p[down][e] @ h + p[f"{down}_bias"][e])
-    found, cache = experts.forward(x, g, p, plan.make(IDX, KEPT, 6), act="relu", gated=gated)
+    found, cache = experts.forward(x, g, p, plan.make(IDX, KEPT, 6), form=Form("relu", gated))
     assert relative(found, y) <= 64 * U64
     _, d = experts.backward(np.ones((7, 3)), cache)
     for n in p:
@@ -71,7 +71,7 @@ def test_values_against_one_expert_at_a_time(gated: bool) -> None:
 
 def test_no_rows_at_all() -> None:
     x, g, p = frame(True, True)
-    y, cache = experts.forward(x, g, p, plan.make(IDX, np.zeros((7, 2), bool), 6), act="silu", gated=True)
+    y, cache = experts.forward(x, g, p, plan.make(IDX, np.zeros((7, 2), bool), 6), form=Form())
     dx, d = experts.backward(np.ones((7, 3)), cache)
     assert not y.any() and not dx.any() and not any(a.any() for a in d.values())
 
@@ -80,6 +80,6 @@ def test_gate_and_up_are_not_interchanged() -> None:
     """vLLM #29273: interleaved or swapped halves; square weights: unsloth #849 transposed them in silence."""
     x, g, p = frame(True, False)
     plan_ = plan.make(IDX, None, 6)
-    y, _ = experts.forward(x, g, p, plan_, act="silu", gated=True)
+    y, _ = experts.forward(x, g, p, plan_, form=Form())
     swapped = {**p, "gate_up_proj": np.roll(p["gate_up_proj"], 4, axis=1)}
-    assert relative(experts.forward(x, g, swapped, plan_, act="silu", gated=True)[0], y) > 0.1
+    assert relative(experts.forward(x, g, swapped, plan_, form=Form())[0], y) > 0.1

@@ -9,7 +9,7 @@ import pytest
 
 from pymoe import storage, verify
 from pymoe.kernels.activations import ACTIVATIONS
-from pymoe.moe import MoEConfig, RouterConfig, shared
+from pymoe.moe import Form, MoEConfig, RouterConfig, shared
 
 from .frames import U64, frozen, relative
 
@@ -44,7 +44,7 @@ def test_is_the_network_of_a_lone_routed_expert(gated: bool) -> None:
     y, cache = shared.forward(x, p, cfg)
     lone = {n: a[None] for n, a in p.items()}
     plan_ = plan.make(np.zeros((7, 1), np.int64), None, 1)
-    wanted, other = experts.forward(x, np.ones((7, 1)), lone, plan_, act="silu", gated=gated)
+    wanted, other = experts.forward(x, np.ones((7, 1)), lone, plan_, form=Form("silu", gated))
     assert relative(y, wanted) <= 64 * U64
     dy = np.random.default_rng(1).standard_normal((7, 3))
     (dx, dp), (want_dx, want) = shared.backward(dy, cache), experts.backward(dy, other)

@@ -6,6 +6,7 @@ None where torch defines another result.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -172,6 +173,35 @@ def glu(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda t, x: f(t, x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :]
 
 
+def variant(
+    t: Any,
+    x: Any,
+    act: str = "silu",
+    limit: Any = None,
+    clamp: str = "before",
+    alpha: float = 1.0,
+    offset: float = 0.0,
+    softcap: Any = None,
+) -> Any:
+    """The gated activations as the published modelling code writes them."""
+    g, u = x.chunk(2, dim=-1)
+    if softcap is not None:
+        c, top = softcap
+        return t.tanh(g / c) * c * t.sigmoid(alpha * g) * (t.tanh(u / top) * top + offset)
+    if limit is not None:
+        u = u.clamp(min=-limit, max=limit)
+        g = g.clamp(max=limit) if clamp == "before" else g
+    gate = g * t.sigmoid(g * alpha) if act == "silu" else getattr(t.nn.functional, act)(g)
+    return (gate.clamp(max=limit) if limit is not None and clamp == "after" else gate) * (u + offset)
+
+
+def _gated(label: str, **static: Any) -> Case:
+    torch = functools.partial(variant, **static)
+    return Case(
+        ops.gated, lambda r: (2 * r.standard_normal((2, 3, 10)),), loops.by_row(loops.variant), torch, static, label
+    )
+
+
 def _gelu_tanh(t: Any, x: Any) -> Any:
     return t.nn.functional.gelu(x, approximate="tanh")
 
@@ -275,6 +305,13 @@ CASES = [
     Case(ops.geglu, normal((2, 3, 10)), loops.gated(loops.gelu), glu(lambda t, g: t.nn.functional.gelu(g))),
     Case(ops.geglu_tanh, normal((2, 3, 10)), loops.gated(loops.gelu_tanh), glu(_gelu_tanh)),
     Case(ops.reglu, kinkless(2, 3, 10), loops.gated(loops.relu), glu(lambda t, g: t.relu(g))),
+    _gated(""),
+    _gated("before", limit=0.7),
+    _gated("after", limit=0.6, clamp="after"),
+    _gated("gpt-oss", limit=1.1, alpha=1.702, offset=1.0),
+    _gated("soft-capped", softcap=(1.5, 0.75), alpha=0.8, offset=-0.5),
+    _gated("gelu-before", act="gelu", limit=0.4, offset=0.25),
+    _gated("relu-after", act="relu", limit=0.9, clamp="after"),
     Case(
         ops.layer_norm,
         normal((2, 3, 5), (5,), (5,)),
@@ -302,6 +339,13 @@ CASES = [
         lambda t, x, w: t.nn.functional.rms_norm(x, (7,), w, 0.3),
         {"eps": 0.3},
         "eps",
+    ),
+    Case(
+        ops.scaled_rms_norm,
+        normal((2, 3, 5), (5,)),
+        loops.by_row(loops.scaled_rms_norm),
+        lambda t, x, w: t.nn.functional.rms_norm(x * w, (5,), None, 0.3),
+        {"eps": 0.3},
     ),
     Case(
         ops.embedding,

@@ -128,6 +128,36 @@ def gated(f: Callable[[float], float]) -> Callable[..., np.ndarray]:
     return by_row(row)
 
 
+def variant(
+    x: Row,
+    act: str = "silu",
+    limit: float | None = None,
+    clamp: str = "before",
+    alpha: float = 1.0,
+    offset: float = 0.0,
+    softcap: Row | None = None,
+) -> Row:
+    """The gated activations of published experts, one hidden unit at a time."""
+    half, h = len(x) // 2, []
+    for g, u in zip(x[:half], x[half:], strict=True):
+        if softcap is not None:
+            gate, up = (
+                softcap[0] * math.tanh(g / softcap[0]) * sigmoid(alpha * g),
+                softcap[1] * math.tanh(u / softcap[1]),
+            )
+        else:
+            up = u if limit is None else max(-limit, min(limit, u))
+            g = min(g, limit) if limit is not None and clamp == "before" else g
+            gate = g * sigmoid(alpha * g) if act == "silu" else {"gelu": gelu, "relu": relu}[act](g)
+            gate = min(gate, limit) if limit is not None and clamp == "after" else gate
+        h.append(gate * (up + offset))
+    return h
+
+
+def scaled_rms_norm(x: Row, weight: Row, eps: float = 1e-6) -> Row:
+    return rms_norm([v * w for v, w in zip(x, weight, strict=True)], [1.0] * len(x), eps)
+
+
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 

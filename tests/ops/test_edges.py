@@ -19,6 +19,7 @@ EMPTY = {
     "linear": (np.ones((0, 3)), np.ones((2, 3)), np.ones(2)),
     "layer_norm": (np.ones((2, 0, 3)), np.ones(3), np.ones(3)),
     "rms_norm": (np.ones((0, 3)), np.ones(3)),
+    "scaled_rms_norm": (np.ones((0, 3)), np.ones(3)),
     "embedding": (np.ones((0, 2), np.int64), np.ones((5, 3))),
     "rope": (np.ones((2, 3, 0, 4)), np.ones(0, np.int64)),
     "attention": (np.ones((0, 4, 3, 5)), np.ones((0, 2, 6, 5)), np.ones((0, 2, 6, 5))),

@@ -65,7 +65,15 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ("mixture_nll", (ONES((3, 2, 5)), np.full(3, np.nan), np.array([1, 2])), {}, ConfigError, "at least 0"),
     ("mixture_nll", (ONES((3, 2, 5)), ONES((3, 2)) * [1, 0], np.array([1, 2])), {}, ConfigError, "weight in row 1"),
     ("mixture_nll", (ONES((3, 2, 5), int), ONES(3), np.array([1, 2])), {}, DtypeError, "floating"),
-    *[(name, (ONES((2, 3)),), {}, ShapeError, "even") for name in ("swiglu", "geglu", "geglu_tanh", "reglu")],
+    ("gated", (ONES((2, 4)),), {"clamp": "both"}, ConfigError, "'before' or 'after'"),
+    ("gated", (ONES((2, 4)),), {"act": "gelu", "alpha": 2.0}, ConfigError, "silu"),
+    ("gated", (ONES((2, 4)),), {"act": "relu", "softcap": (1.0, 2.0)}, ConfigError, "silu"),
+    ("gated", (ONES((2, 4)),), {"limit": 2.0, "softcap": (1.0, 2.0)}, ConfigError, "not both"),
+    ("gated", (ONES((2, 4)),), {"act": "swish"}, ConfigError, "activation must be one of"),
+    ("gated", (ONES((2, 4), int),), {}, DtypeError, "floating"),
+    ("scaled_rms_norm", (ONES((2, 5)), ONES(4)), {}, ShapeError, "weight"),
+    ("scaled_rms_norm", (ONES((3, 0)), ONES(0)), {}, ShapeError, "last axis"),
+    *[(name, (ONES((2, 3)),), {}, ShapeError, "even") for name in ("gated", "swiglu", "geglu", "geglu_tanh", "reglu")],
     *[(name, (ONES((2, 4), int),), {}, DtypeError, "floating") for name in ops.__all__
       if len(inspect.signature(getattr(ops, name).forward).parameters) == 1],
     *[(name, (ONES(shape),), {}, ShapeError, f"at least one entry along its last axis, got shape {shape}")

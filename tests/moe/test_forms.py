@@ -1,0 +1,102 @@
+"""Every form of the experts and of what goes round them: each pair of options under the complex step, and by a loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pymoe import moe, verify
+from pymoe.backend import tree
+from pymoe.moe import Capacity, Form, Norm
+
+from . import frames
+from .frames import config, make
+
+FORMS: dict[str, list[Any]] = {
+    "form": [
+        {},
+        {"limit": 0.4},
+        {"limit": 0.3, "clamp": "after"},
+        {"limit": 0.5, "gate_alpha": 1.702, "up_offset": 1.0},
+        {"softcap": (0.75, 0.5)},
+        {"activation": "gelu_tanh", "limit": 0.25, "up_offset": -0.5},
+        {"activation": "relu_squared", "gated": False},
+    ],
+    "bias": [False, True],
+    "weight_at": ["output", "input", "pre_down"],
+    "post_expert_norm": [None, Norm(0.125), Norm(0.25, "input")],
+    "latent": [
+        {},
+        {"d_latent": 5},
+        {"d_latent": 2, "latent_bias": True},
+        {"d_latent": 5, "latent_norm": Norm(0.5, "input"), "latent_bias": True},
+    ],
+    "shared": [
+        {},
+        {"d_shared": 9},
+        {"d_shared": 9, "shared": "gated", "shared_bias": True},
+        {"d_shared": 9, "shared": "average", "shared_bias": False},
+        {"d_shared": 9, "shared_form": Form("gelu", gated=False)},
+        {"d_shared": 9, "shared": "gated", "shared_form": Form(limit=0.6)},
+    ],
+    "output_norm": [None, Norm(0.125), Norm(0.25, "input")],
+    "output_bias": [False, True],
+    "tied": [None, (1, 0, 2, 1, 0, 1)],
+    "rule": [{"norm": "l1"}, {"score": "sigmoid", "capacity": Capacity(factor=0.9, order="choice")}],
+    "mask": [None, True],
+}
+COMBINATIONS = frames.design(FORMS)
+
+
+QUICK = 10
+
+
+@pytest.mark.parametrize(
+    "name", [n if i < QUICK else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(COMBINATIONS)]
+)
+def test_every_pair_of_options_in_random_directions(name: str) -> None:
+    """Jointly and tensor by tensor; entry by entry is ``test_every_entry_of_every_pair``."""
+    cfg, given = COMBINATIONS[name]
+    f = make(cfg, 5, **given)
+    assert verify.directional(moe, f.x, f.p, cfg, directions=2, mask=f.mask, draws=f.draws).error <= 1e-13
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(COMBINATIONS)[::4])
+def test_every_entry_of_every_pair(name: str) -> None:
+    cfg, given = COMBINATIONS[name]
+    f = make(cfg, 4, **given)
+    report = verify.gradcheck(moe, f.x, f.p, cfg, mask=f.mask, draws=f.draws, mode="gradient")
+    assert report.error <= 1e-13
+
+
+def test_gradients_are_not_vacuous() -> None:
+    """In the whole table every kind of parameter has a live gradient somewhere, and every limit cuts something."""
+    live: set[str] = set()
+    every: set[str] = set()
+    for cfg, given in COMBINATIONS.values():
+        f = make(cfg, 5, **given)
+        every |= set(tree.flatten(f.p))
+        live |= {n for n, g in f.both()[2].items() if g.any()}
+    assert live == every and len(every) > 20
+
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "gpt-oss": {"limit": 0.5, "gate_alpha": 1.702, "up_offset": 1.0, "bias": True},
+    "clamped after, at the input": {"limit": 0.3, "clamp": "after", "weight_at": "input", "d_shared": 9},
+    "latent and normed": {
+        "d_latent": 2,
+        "latent_norm": Norm(),
+        "post_expert_norm": Norm(0.1, "input"),
+        "output_bias": True,
+    },
+    "gated shared": {"d_shared": 9, "shared": "gated", "output_norm": Norm(0.1), "weight_at": "pre_down", "bias": True},
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_planted_faults_of_a_thousandth_are_caught(name: str) -> None:
+    f = make(config(norm="l1", losses=(), d_ff=2, n_experts=3, **CONTROLS[name]), 4)
+    report = verify.gradcheck(moe, f.x, f.p, f.cfg, controls=True, mode="gradient")
+    assert report.error <= 1e-13 and "planted faults caught" in report.notes[0]
