@@ -69,6 +69,20 @@ def choices(name: str, k: int, n: int) -> None:
         raise ConfigError(f"{name} must not exceed the {n} there are to choose from, got {k}")
 
 
+def losses(given: Any, known: tuple[str, ...]) -> None:
+    """ConfigError unless ``given`` is a tuple of known names.
+
+    >>> losses("balance", ("balance",))
+    Traceback (most recent call last):
+        ...
+    pymoe.backend.errors.ConfigError: losses must be a tuple of names, got the string 'balance'
+    """
+    if isinstance(given, str):
+        raise ConfigError(f"losses must be a tuple of names, got the string {given!r}")
+    for name in given:
+        one_of("losses", name, known)
+
+
 def expert_shapes(cfg: Form, lead: int | None = None) -> Shapes:
     """Names and shapes of the experts' parameters; ``lead``: how many, if not all n_experts.
 
@@ -194,6 +208,16 @@ def number_of(mask: Array | None, tokens: int) -> int:
         return tokens
     xp = namespace(mask)
     return int(xp.sum(xp.astype(mask, xp.int64)))
+
+
+def fractions(load: Array) -> Array:
+    """f (E,) of a balance loss: the share of each expert in the choices, a constant; of no choice at all 0.
+
+    >>> fractions(np.array([3, 1]))
+    array([0.75, 0.25])
+    """
+    xp = namespace(load)
+    return xp.astype(load, xp.float64) / max(int(xp.sum(load)), 1)
 
 
 def dispatch(

@@ -39,11 +39,11 @@ import numpy as np
 
 from pymoe import kernels
 from pymoe.backend import device, namespace, real
-from pymoe.backend.errors import ConfigError, check_shape
+from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
 from pymoe.moe.losses import balance
-from pymoe.moe.router_config import finite, one_of
+from pymoe.moe.router_config import finite
 from pymoe.moe.rules import form
 from pymoe.ops import linear, softmax
 
@@ -71,10 +71,7 @@ class Config(form.Form):
         form.choices("k", self.k, self.n_experts)
         finite("jitter", self.jitter, 0)
         finite("midpoint", self.midpoint, 0)
-        if isinstance(self.losses, str):
-            raise ConfigError(f"losses must be a tuple of names, got the string {self.losses!r}")
-        for name in self.losses:
-            one_of("losses", name, ("balance",))
+        form.losses(self.losses, ("balance",))
 
 
 class Draws(NamedTuple):
@@ -135,8 +132,7 @@ def forward(
     losses, loss_cache = {}, None
     if "balance" in cfg.losses:
         s, s_cache = softmax.forward(z)
-        share = xp.astype(routing.load, xp.float64) / max(int(xp.sum(routing.load)), 1)
-        losses["balance"], own = balance.forward(s, share, mask)
+        losses["balance"], own = balance.forward(s, form.fractions(routing.load), mask)
         loss_cache = s_cache, own
     return form.Output(form.leave(y, frame), losses, routing), Cache(frame, logits, pi, idx, experts_cache, loss_cache)
 
