@@ -11,6 +11,7 @@ from pymoe.moe import hidden, stored
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws, draw
 from pymoe.moe.form import Form, Norm
+from pymoe.moe.given import Given
 from pymoe.moe.layer import Cache, Output, backward, forward
 from pymoe.moe.parameters import init
 from pymoe.moe.router import Routing
@@ -22,6 +23,7 @@ __all__ = [
     "Capacity",
     "Draws",
     "Form",
+    "Given",
     "MoEConfig",
     "Norm",
     "Output",

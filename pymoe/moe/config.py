@@ -8,7 +8,8 @@ from typing import Any
 
 from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.moe.form import Form, Norm
-from pymoe.moe.router_config import Capacity, RouterConfig, one_of
+from pymoe.moe.router_checks import one_of
+from pymoe.moe.router_config import Capacity, RouterConfig
 
 SHARED = ("add", "gated", "average", "joint")
 

@@ -31,6 +31,7 @@ from pymoe.backend.namespace import Array
 from pymoe.moe import experts, latent, output, parameters, plan, router, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws
+from pymoe.moe.given import Given
 
 
 class Output(NamedTuple):
@@ -50,9 +51,15 @@ class Cache(NamedTuple):
 
 
 def forward(
-    x: Array, p: Mapping[str, Any], cfg: MoEConfig, mask: Array | None = None, draws: Draws | None = None
+    x: Array,
+    p: Mapping[str, Any],
+    cfg: MoEConfig,
+    mask: Array | None = None,
+    draws: Draws | None = None,
+    given: Given | None = None,
 ) -> tuple[Output, Cache]:
-    """(out, cache) of x (T, D) or (B, S, D); mask (T,) or (B, S), True for real tokens; draws from ``moe.draw``.
+    """(out, cache) of x (T, D) or (B, S, D); mask (T,) or (B, S), True for real tokens; draws from ``moe.draw``;
+    given: what the router is told beside the tokens (token ids, a choice, counts of the global batch).
 
     out.y like x; out.losses by name; out.routing.idx (T, K), .weight, .kept, .load.  A padding token is routed
     nowhere, counts nowhere, and gets y = 0.  Wrong widths are a ShapeError, integers a DtypeError, NaN logits a
@@ -81,7 +88,8 @@ def forward(
             raise DtypeError(f"moe.forward: mask must be bool, True for real tokens, got {mask.dtype}: write mask != 0")
         mask = xp.reshape(mask, (-1,))
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
-    (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws)
+    given = (given or Given())._replace(sequences=shape[0] if len(shape) == 3 else 1)
+    (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws, given)
     plan_ = plan.make(_stored(routing.idx, cfg), routing.kept, cfg.n_stored)
     seen, latent_cache, common, shared_cache = x, None, None, None
     if cfg.d_latent:
@@ -108,8 +116,10 @@ def _stored(idx: Array, cfg: MoEConfig) -> Array:
     return xp.reshape(xp.take(table, xp.reshape(idx, (-1,))), idx.shape)
 
 
-def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-    """(dx, dp) from dy like y and the cotangents of the losses, e.g. {"balance": 0.01}.
+def backward(
+    dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None, dlogits: Array | None = None
+) -> tuple[Array, dict[str, Any]]:
+    """(dx, dp) from dy like y, the cotangents of the losses, e.g. {"balance": 0.01}, and of out.routing.logits.
 
     dp has the keys of p; selection_bias gets exact zeros (it only decides).  A dy of another precision is cast to that
     of y.  A loss that the layer does not compute is a ShapeError that names it; dlosses that are no mapping, a
@@ -150,7 +160,7 @@ def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) 
         dx_experts, d_pre = latent.backward_pre(dx_experts, latent_cache[0])
         dp["latent"] = d_pre | d_post
     dp["experts"] = {name: d[name] for name in experts_cache.p}
-    dx_router, dp["router"] = router.backward(d["g"], dlosses, router_cache)
+    dx_router, dp["router"] = router.backward(d["g"], dlosses, router_cache, dlogits=dlogits)
     dx = dx_experts + dx_router
     if shared_cache is not None:
         dx_shared, dp["shared"] = shared.backward(df, shared_cache)

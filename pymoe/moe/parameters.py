@@ -3,10 +3,7 @@
 =============================== ============================== ====================================================
 name                            shape                          when
 =============================== ============================== ====================================================
-router.weight                   (E, D)
-router.bias                     (E,)                           ``router.bias``
-router.selection_bias           (E,)                           ``router.selection_bias``
-router.noise_weight             (E, D)                         ``router.noise == "learned"``
+router.<...>                                                   see ``router_parameters``
 experts.gate_up_proj            (E, 2F, L)                     ``gated``, the gate first; tied: G in the place of E
 experts.up_proj                 (E, F, L)                      not ``gated``
 experts.down_proj               (E, L, F)
@@ -34,6 +31,7 @@ import numpy as np
 
 from pymoe.backend import tree
 from pymoe.backend.errors import DtypeError, ShapeError, check_shape
+from pymoe.moe import router_parameters
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.experts import names
 from pymoe.storage import Weight
@@ -48,14 +46,8 @@ def shapes(cfg: MoEConfig) -> dict[str, tuple[int, ...]]:
     >>> shapes(presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2))
     {'router.weight': (4, 5), 'experts.gate_up_proj': (4, 12, 5), 'experts.down_proj': (4, 5, 6)}
     """
-    d, e, router = cfg.d_model, cfg.n_experts, cfg.router
-    found: dict[str, tuple[int, ...]] = {"router.weight": (e, d)}
-    if router.bias:
-        found["router.bias"] = (e,)
-    if router.selection_bias:
-        found["router.selection_bias"] = (e,)
-    if router.noise == "learned":
-        found["router.noise_weight"] = (e, d)
+    d = cfg.d_model
+    found = {f"router.{name}": shape for name, shape in router_parameters.shapes(cfg.router, d).items()}
     _feed_forward(found, "experts", (cfg.n_stored,), cfg.d_expert, cfg.d_ff, cfg.gated, cfg.bias)
     if cfg.post_expert_norm is not None:
         found["experts.post_norm"] = (cfg.d_expert,)
@@ -94,7 +86,7 @@ def _feed_forward(
 
 
 def init(rng: np.random.Generator, cfg: MoEConfig, dtype: Any = np.float64) -> dict[str, Any]:
-    """Parameters as a nested dict of NumPy arrays: normal with std 1/√fan_in, biases and noise weights 0, norms 1.
+    """Parameters as a nested dict of NumPy arrays: normal with std 1/√fan_in, biases 0, norms 1.
 
     >>> from pymoe import presets
     >>> p = init(np.random.default_rng(0), presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2))
@@ -103,8 +95,10 @@ def init(rng: np.random.Generator, cfg: MoEConfig, dtype: Any = np.float64) -> d
     """
     return tree.unflatten(
         {
-            name: np.zeros(shape, dtype)
-            if name.endswith(("bias", "noise_weight"))
+            name: router_parameters.first(rng, name.removeprefix("router."), shape, cfg.router, dtype)
+            if name.startswith("router.")
+            else np.zeros(shape, dtype)
+            if name.endswith("bias")
             else np.ones(shape, dtype)
             if name.endswith("norm")
             else (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(dtype)

@@ -1,6 +1,6 @@
-"""The settings of a router as frozen values, checked when they are made.
+"""The settings of a router as frozen values, checked when they are made (the checks: ``router_checks``).
 
-A router is score -> select -> weigh.  Each of the three is a name (of the tables in ``score``, ``select``) or a module
+A router is score -> select -> weigh.  Score and select are a name (of the tables in ``score``, ``select``) or a module
 of the caller's with the same functions, so that a new rule is a file of its own and never an edit here.
 """
 
@@ -8,52 +8,57 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 from pymoe.backend.errors import ConfigError, check_integer
+from pymoe.moe import router_checks
+from pymoe.moe.router_checks import finite, one_of
 
-SCORES = ("softmax", "sigmoid")  # the names of ``score.SCORES``
-SELECTORS = ("topk", "group_limited", "expert_choice")  # of ``select.SELECTORS``
+__all__ = ["Capacity", "RouterConfig", "finite", "one_of"]
 
-
-def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
-
-
-def finite(name: str, value: float, least: float = -math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < least:
-        bound = "" if least == -math.inf else f" and at least {least}"
-        raise ConfigError(f"{name} must be a finite number{bound}, got {value!r}")
-
-
-def rule(name: str, value: Any, known: tuple[str, ...], functions: tuple[str, ...]) -> None:
-    """A known name, or a module (or object) that has the functions of such a rule."""
-    if isinstance(value, str):
-        if value not in known:
-            raise ConfigError(
-                f"{name} must be one of {known}, or a module with {' and '.join(functions)}, got {value!r}"
-            )
-    elif not all(callable(getattr(value, f, None)) for f in functions):
-        raise ConfigError(f"a {name} rule needs {' and '.join(functions)}; {value!r} has not")
+ORDERS = ("token", "interleaved", "choice", "score", "score_token", "probability", "random")
+PLACES = (
+    "plain", "switch", "gshard", "deepspeed", "megatron", "megablocks", "tutel", "vmoe", "maxtext", "nllb", "fraction",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Capacity:
     """How many tokens an expert takes, and which are dropped when more want it.
 
-    C = max(minimum, min(T, r(factor · K · T / E))), r = floor or ceil; T counts real tokens only.
+    T counts real tokens only, E experts, K choices; cf is ``factor``, m ``minimum``.
+
+    ============= =====================================================================================================
+    rule          C, the places of each expert
+    ============= =====================================================================================================
+    plain         max(m, min(T, r(cf K T / E))), r the ``rounding``: floor or ceil
+    switch        max(min(T, int(T cf / E)), m): no factor K (arXiv:2101.03961; mesh)
+    gshard        max(K T // E, m): no cf (fairscale)
+    deepspeed     max(ceil(K T / E cf), m)
+    megatron      min(max(ceil(T K / E cf), m), T)
+    megablocks    int(cf K T / E); cf = 0: nothing is dropped (arXiv:2211.15841)
+    tutel         K int(cf ceil(T / E)), then up to a multiple of ``multiple``; cf <= 0: as many as the fullest expert
+                  is offered, and with cf < 0 no more than K int(-cf ceil(T / E))
+    vmoe          r(K T cf / E), then up to a multiple of ``multiple``, theirs is 4 (arXiv:2106.05974)
+    maxtext       int(max(ceil(T K / E) cf, cf)): rounded up before cf
+    nllb          2 ceil(T / E) (theirs was kept on the module after the first batch; here it follows T)
+    fraction      ceil(cf T): the evaluation rule of fairseq and NLLB
+    ============= =====================================================================================================
 
     ============= =====================================================================================================
     order         who comes first in the queue of an expert
     ============= =====================================================================================================
-    token         token by token, a token's choices in their rank order (Switch, k = 1)
+    token         token by token, a token's choices in their rank order (Switch, k = 1); ``interleaved`` is maxtext's
+                  name for the same
     choice        all first choices, then all second choices, ... (GShard, arXiv:2006.16668)
-    score         as ``choice``, tokens in descending order of their best score (V-MoE's BPR, arXiv:2106.05974)
-    probability   by descending score within the expert (DeepSpeed ``probs``, Megatron)
+    score         as ``choice``, tokens in descending order of their best priority (V-MoE's BPR, arXiv:2106.05974)
+    score_token   as ``token``, tokens in that order
+    probability   by descending priority within the expert (DeepSpeed ``probs``, Megatron)
+    random        by random priority within the expert (DeepSpeed's random token selection); without draws as ``token``
     ============= =====================================================================================================
 
+    priority: the raw ``score`` of the choice, or its ``weight`` as it is before the drop, without the scale.
+    per: ``batch``, or ``sequence``: each sequence has queues and a C of its own (T its real tokens).
     renorm: are the weights normalised ``before`` the drop (mesh) or ``after`` it (fairscale, DeepSpeed: the survivor of
     a half-dropped token gets weight 1)?  Whether later choices queue behind the *kept* or behind *all* earlier ones
     makes no difference to who is kept: min(n, C) and n leave the same C - n places, or none.
@@ -64,36 +69,80 @@ class Capacity:
     rounding: str = "floor"
     order: str = "token"
     renorm: str = "before"
+    rule: str = "plain"
+    multiple: int = 1
+    priority: str = "score"
+    per: str = "batch"
 
     def __post_init__(self) -> None:
-        finite("capacity factor", self.factor, 0)
+        one_of("capacity rule", self.rule, PLACES)
+        finite("capacity factor", self.factor, -math.inf if self.rule == "tutel" else 0)
         check_integer("capacity minimum", self.minimum, 0)
-        one_of("capacity rounding", self.rounding, ("floor", "ceil"))
-        one_of("capacity order", self.order, ("token", "choice", "score", "probability"))
+        check_integer("capacity multiple", self.multiple)
+        one_of("capacity rounding", self.rounding, ("floor", "ceil", "round"))
+        one_of("capacity order", self.order, ORDERS)
         one_of("capacity renorm", self.renorm, ("before", "after"))
+        one_of("capacity priority", self.priority, ("score", "weight"))
+        one_of("capacity per", self.per, ("batch", "sequence"))
 
 
 @dataclasses.dataclass(frozen=True)
 class RouterConfig:
     """score -> select -> weigh, and what goes round it.  ``pymoe.presets`` has the published combinations.
 
-    n_experts, k     E experts, K choices a token (expert choice: k is the mean number of choices)
-    score            z -> s: "softmax", "sigmoid", or a module with forward(z), backward(ds, cache)
-    select           s (+ bias) -> idx: "topk", "group_limited", "expert_choice", or a module with select(...)
-    norm, eps, scale s[idx] -> g: "none" | "l1" (v / (Σv + eps)), then times scale
-    bias             a bias on the logits (trained)
-    selection_bias   a bias that only selects; no gradient; moved by ``moe.bias_update`` (arXiv:2408.15664)
-    n_group, topk_group, group_score   groups of experts; score of a group "max" (DeepSeek-V2) | "top2" (V3)
-    noise            "none" | "learned" (arXiv:1701.06538, eq. 4)
-    jitter           the router's input (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961)
-    second_threshold GShard's random second choice: kept with probability min(1, g₂ / threshold); None keeps all
-    skip             dynamic skipping: a later choice of a weight below skip times the first's is dropped, before any
-                     capacity, and the others renormalised (arXiv:2402.14800, sec. 3); equal stays; None and 0 keep all
-    capacity         None is dropless
-    losses           which of "balance", "z", "importance", "load" are computed
-    balance_choices  "all" choices count for f, or the "first" only (GShard)
-    cv_ddof, cv_eps  CV² = Var / (mean² + eps), variance with ddof (the paper: 0, many ports: 1 and 1e-10)
-    nonfinite        "raise" on NaN or +inf logits, or "propagate" within that token's row
+    **Logits**, z = m (W x' + b), soft-capped
+
+    n_experts, k      E experts, K choices a token (expert choice: the mean number; top-p: the greatest)
+    bias              a bias b on the logits (trained)
+    input_norm        None | "rms": x' = x / √(mean x² + input_norm_eps) ⊙ router.input_scale (Gemma 4)
+    input_multiplier  a factor on x' (Gemma 4: D^-1/2)
+    logit_multiplier  m;  soft_cap: None, or the logits become cap tanh(z / cap)
+    jitter            x' (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961); jitter_form "dropout":
+                      times 0 with probability jitter, else 1 / (1 - jitter)
+    noise             "none" | "learned" (arXiv:1701.06538, eq. 4) | "gaussian": deviation noise_std / E (V-MoE)
+
+    **Score and select**
+
+    score             z -> s: "softmax", "sigmoid", "sqrtsoftplus", "relu", "identity", or a module with forward(z),
+                      backward(ds, cache)
+    score_at          "all" experts, then choose | "chosen": choose by the logits, then score the K chosen ones only
+    select            who: "topk", "group_limited", "expert_choice", "top_p" (the fewest that hold the share ``top_p``),
+                      "table" (by token id: router.table, (table_size, K)), "given" (by the caller), or a module with
+                      select(...)
+    select_on         what is compared: "scores" | "logits"; either with router.selection_bias added
+    selection_bias    a bias that only selects; no gradient; moved by ``moe.bias_update`` (arXiv:2408.15664)
+    n_group, topk_group, group_score   groups of experts; score of a group "max" (DeepSeek-V2) | "top2" (V3) |
+                      "sum_topm", the sum of its ``group_best`` best
+    sample            "none" | "all" choices, or the later ones ("second"), by Gumbel-max: logits plus Gumbel noise
+    second_threshold, second_policy, second_gate   GShard's second choice, of gate g₂ ("weight", or the raw "score"):
+                      "random": kept with probability min(1, g₂ / threshold) | "threshold": kept if g₂ > threshold |
+                      "none": never.  Without a threshold the first two keep all
+    skip              dynamic skipping: a later choice of a weight below skip times the first's is dropped, before any
+                      capacity, and the others renormalised (arXiv:2402.14800, sec. 3); equal stays; None and 0 keep all
+    null_experts      the kinds of extra ids E, E + 1, ...: "zero", "identity", "copy", "constant", "skip"
+
+    **Weigh**
+
+    norm, eps, norm_p s[idx] -> g: "none" | "l1": v / (Σv + eps) | "clamp": v / max(Σv, eps) | "lp": v / ‖v‖_p |
+                      "joint": with the logits of ``n_shared_logits`` shared experts (Inkling), see ``joint``
+    null_norm         which choices the norm sums over: "all" | "true" experts (AdaMoE) | "nonzero": all but the kinds
+                      "zero" and "skip" (MoE++); the others get weight 0
+    scale, scale_at   a factor on the "weights", or on the routed "output" (the layer applies it)
+    global_scale, expert_scale   trained factors router.global_scale (1,), and router.expert_scale (E,), any sign
+    capacity          None is dropless
+
+    **Losses** (the formulas: ``pymoe.moe.losses``)
+
+    losses            which of "balance", "balance_second", "z", "importance", "load", "entropy", "l1" are computed
+    balance_choices   "all" choices count for f, or the "first" only (GShard)
+    balance_of        P and f from the "scores", or from the "softmax" of the clean logits and its top-k
+    balance_over      f and P of the whole "batch", or of each "sequence" and then the mean (DeepSeek-V3)
+    balance_normalise scores are made shares "token" by token, or by their "total"
+    balance_factor    "switch": E Σ f P | "fairscale": Σ f P / E | "mixtral": K E Σ f P
+    null_balance      f of null experts: "each" its own | "mean": all have the mean of them (AdaMoE)
+    importance_of     "weights" | "scores": the clean scores (V-MoE)
+    cv_ddof, cv_eps   CV² = Var / (mean² + eps), variance with ddof (the paper: 0, many ports: 1 and 1e-10)
+    nonfinite         "raise" on NaN or +inf logits, or "propagate" within that token's row
     """
 
     n_experts: int
@@ -118,70 +167,49 @@ class RouterConfig:
     cv_ddof: int = 0
     cv_eps: float = 0.0
     nonfinite: str = "raise"
+    score_at: str = "all"
+    select_on: str = "scores"
+    norm_p: float = 2.0
+    scale_at: str = "weights"
+    global_scale: bool = False
+    expert_scale: bool = False
+    input_norm: str | None = None
+    input_norm_eps: float = 1e-6
+    input_multiplier: float = 1.0
+    logit_multiplier: float = 1.0
+    soft_cap: float | None = None
+    group_best: int = 2
+    top_p: float = 0.5
+    table_size: int = 0
+    n_shared_logits: int = 0
+    null_experts: tuple[str, ...] = ()
+    null_norm: str = "all"
+    null_balance: str = "each"
+    noise_std: float = 1.0
+    sample: str = "none"
+    jitter_form: str = "uniform"
+    second_policy: str = "random"
+    second_gate: str = "weight"
+    balance_of: str = "scores"
+    balance_over: str = "batch"
+    balance_normalise: str = "token"
+    balance_factor: str = "switch"
+    importance_of: str = "weights"
 
     def __post_init__(self) -> None:
-        check_integer("n_experts", self.n_experts)
-        check_integer("k", self.k)
-        if self.k > self.n_experts:
-            raise ConfigError(f"k must not exceed n_experts: got k={self.k}, n_experts={self.n_experts}")
-        rule("score", self.score, SCORES, ("forward", "backward"))
-        rule("select", self.select, SELECTORS, ("select",))
-        one_of("norm", self.norm, ("none", "l1"))
-        finite("eps", self.eps, 0)
-        finite("scale", self.scale)
-        one_of("group_score", self.group_score, ("max", "top2"))
-        one_of("noise", self.noise, ("none", "learned"))
-        one_of("balance_choices", self.balance_choices, ("all", "first"))
-        one_of("nonfinite", self.nonfinite, ("raise", "propagate"))
-        check_integer("n_group", self.n_group)
-        check_integer("topk_group", self.topk_group)
-        if self.n_experts % self.n_group or self.topk_group > self.n_group:
-            raise ConfigError(
-                "groups must divide the experts and topk_group must not exceed n_group: "
-                f"got n_experts={self.n_experts}, n_group={self.n_group}, topk_group={self.topk_group}"
-            )
-        if self.k > self.topk_group * (self.n_experts // self.n_group):
-            held = self.topk_group * (self.n_experts // self.n_group)
-            raise ConfigError(f"the {self.topk_group} chosen groups hold {held} experts, fewer than k={self.k}")
-        if self.n_group > 1 and self.select in ("topk", "expert_choice"):
-            raise ConfigError(f"n_group > 1 needs select='group_limited', got {self.select!r}")
-        if isinstance(self.losses, str):
-            raise ConfigError(f"losses must be a tuple of names, got the string {self.losses!r}")
-        for name in self.losses:
-            one_of("losses", name, ("balance", "z", "importance", "load"))
-        object.__setattr__(self, "losses", tuple(self.losses))
-        if self.second_threshold is not None:
-            finite("second_threshold", self.second_threshold)
-            if self.k != 2 or self.second_threshold <= 0:
-                raise ConfigError(
-                    f"second_threshold is for k=2 and must be positive, got {self.second_threshold} with k={self.k}"
-                )
-        if self.skip is not None:
-            finite("skip", self.skip, 0)
-        check_integer("cv_ddof", self.cv_ddof, 0)
-        finite("cv_eps", self.cv_eps, 0)
-        finite("jitter", self.jitter)
-        if self.noise == "learned" and self.k >= self.n_experts and "load" in self.losses:
-            raise ConfigError(
-                "the load loss of noisy top-k needs k < n_experts: with k = n_experts every expert is certain"
-            )
-        if self.cv_ddof >= self.n_experts and {"importance", "load"} & set(self.losses):
-            raise ConfigError(f"cv_ddof must be smaller than n_experts, got {self.cv_ddof} and {self.n_experts}")
-        if not 0 <= self.jitter < 1:
-            raise ConfigError(f"jitter must be in [0, 1), got {self.jitter!r}")
-        if self.select == "expert_choice":
-            self._experts_choose()
+        for name in ("losses", "null_experts"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} must be a tuple of names, got the string {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        router_checks.check(self)
 
-    def _experts_choose(self) -> None:
-        """What has no meaning when an expert chooses its tokens."""
-        if self.capacity is not None:
-            raise ConfigError("expert choice has its own capacity, k·T/E tokens an expert: leave capacity=None")
-        if self.norm != "none":
-            raise ConfigError("expert choice weighs by the score itself (arXiv:2202.09368, eq. 2): leave norm='none'")
-        if self.second_threshold is not None or self.skip is not None or self.balance_choices != "all":
-            raise ConfigError(
-                "with expert choice a token has no first and second choice: leave second_threshold=None, "
-                "skip=None, balance_choices='all'"
-            )
-        if self.selection_bias:
-            raise ConfigError("expert choice compares tokens, not experts: a selection bias would change nothing")
+    @property
+    def n_ids(self) -> int:
+        """E and the null experts: how many ids a choice may have."""
+        return self.n_experts + len(self.null_experts)
+
+    @property
+    def n_logits(self) -> int:
+        """The rows of router.weight: one for each id, then one for each jointly weighted shared expert."""
+        return self.n_ids + self.n_shared_logits

@@ -9,9 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from pymoe.backend.errors import ConfigError
-from pymoe.ops import sigmoid, softmax
+from pymoe.ops import identity, relu, sigmoid, softmax, sqrt_softplus
 
-SCORES: dict[str, Any] = {"softmax": softmax, "sigmoid": sigmoid}
+SCORES: dict[str, Any] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "sqrtsoftplus": sqrt_softplus,
+    "relu": relu,
+    "identity": identity,
+}
 
 
 def get(rule: Any) -> Any:

@@ -23,6 +23,7 @@ from pymoe.ops import (
     geglu_tanh,
     gelu,
     gelu_tanh,
+    identity,
     layer_norm,
     linear,
     log_softmax,
@@ -42,6 +43,7 @@ from pymoe.ops import (
     silu,
     softmax,
     softplus,
+    sqrt_softplus,
     swiglu,
     tanh,
 )
@@ -58,6 +60,7 @@ __all__ = [
     "geglu_tanh",
     "gelu",
     "gelu_tanh",
+    "identity",
     "layer_norm",
     "linear",
     "log_softmax",
@@ -77,6 +80,7 @@ __all__ = [
     "silu",
     "softmax",
     "softplus",
+    "sqrt_softplus",
     "swiglu",
     "tanh",
 ]

@@ -18,7 +18,7 @@ def test_names_and_modules() -> None:
     assert select.get(own) is own
 
 
-@pytest.mark.parametrize("rule", ["relu", SimpleNamespace(forward=abs)])
+@pytest.mark.parametrize("rule", ["tanh", SimpleNamespace(forward=abs)])
 def test_what_is_no_score_is_refused(rule: object) -> None:
     with pytest.raises(ConfigError, match="score"):
         score.get(rule)

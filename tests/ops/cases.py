@@ -301,6 +301,13 @@ CASES = [
     Case(ops.gelu_tanh, normal((3, 7)), loops.by_element(loops.gelu_tanh), _gelu_tanh),
     Case(ops.silu, normal((2, 3, 7)), loops.by_element(loops.silu), lambda t, x: t.nn.functional.silu(x)),
     Case(ops.softplus, normal((3, 7)), loops.by_element(loops.softplus), lambda t, x: t.nn.functional.softplus(x)),
+    Case(
+        ops.sqrt_softplus,
+        normal((3, 7)),
+        loops.by_element(lambda x: math.sqrt(loops.softplus(x))),
+        lambda t, x: t.nn.functional.softplus(x).sqrt(),
+    ),
+    Case(ops.identity, normal((3, 7)), loops.by_element(lambda x: x), lambda t, x: x * 1),
     Case(ops.swiglu, normal((2, 3, 10)), loops.gated(loops.silu), glu(lambda t, g: t.nn.functional.silu(g))),
     Case(ops.geglu, normal((2, 3, 10)), loops.gated(loops.gelu), glu(lambda t, g: t.nn.functional.gelu(g))),
     Case(ops.geglu_tanh, normal((2, 3, 10)), loops.gated(loops.gelu_tanh), glu(_gelu_tanh)),

@@ -19,9 +19,9 @@ from .cases import CASES, Case
 
 NAMES = [m.name for m in pkgutil.iter_modules(ops.__path__) if not m.name.startswith("_")]
 EXPECTED = (
-    "attention bsr_linear cross_entropy csr_linear dropout embedding gated geglu geglu_tanh gelu gelu_tanh layer_norm "
-    "linear log_softmax logsumexp masked mean_pool mixture mixture_nll nm_linear reglu relu relu_squared rms_norm rope "
-    "scaled_rms_norm sigmoid silu softmax softplus swiglu tanh"
+    "attention bsr_linear cross_entropy csr_linear dropout embedding gated geglu geglu_tanh gelu gelu_tanh identity "
+    "layer_norm linear log_softmax logsumexp masked mean_pool mixture mixture_nll nm_linear reglu relu relu_squared "
+    "rms_norm rope scaled_rms_norm sigmoid silu softmax softplus sqrt_softplus swiglu tanh"
 ).split()
 
 

@@ -3,6 +3,7 @@ r"""Load loss of noisy top-k: the CV² of a smooth estimate of how many tokens e
 Forward, c clean logits, h noisy logits, σ the noise scale, all (T, E)::
 
     θ_te = the (k+1)-th largest of h_t  if e is among the k largest, else the k-th largest
+           (``single``, V-MoE: the k-th largest for every expert)
     u = (c - θ) / σ        P_te = Φ(u_te)        L = CV²(Σ_t P_te)
 
 P is the probability that e is chosen when only its own noise is drawn again.  Backward, with φ = Φ'::
@@ -10,7 +11,9 @@ P is the probability that e is chosen when only its own noise is drawn again.  B
     du = φ(u) ⊙ dP         dc = du / σ          dσ = -du ⊙ u / σ
     dh[t, place of θ_te] += -du_te / σ_te       θ is one of the noisy logits, so it has a gradient
 
-Source: arXiv:1701.06538, eq. 8-11 (appendix A).  Cost: a top-(k+1) and an erf a logit forward, an exponential backward.
+θ is part of the graph: a port that takes it for a constant, or compares softmaxed scores with it, has another gradient.
+Sources: arXiv:1701.06538, eq. 8-11 (appendix A); one threshold: arXiv:2106.05974.
+Cost: a top-(k+1) and an erf a logit forward, an exponential backward.
 """
 
 from __future__ import annotations
@@ -28,13 +31,21 @@ class Cache(NamedTuple):
     u: Array  # (T, E)
     sigma: Array  # (T, E)
     best: Array  # (T, k+1) the decision
-    inside: Array  # (T, E) bool: among the k largest
+    inside: Array  # (T, E) bool: has the (k+1)-th to beat, not the k-th
     mask: Array | None  # (T,)
     cv: cv_squared.Cache
 
 
 def forward(
-    c: Array, h: Array, sigma: Array, k: int, mask: Array | None = None, *, ddof: int = 0, eps: float = 0.0
+    c: Array,
+    h: Array,
+    sigma: Array,
+    k: int,
+    mask: Array | None = None,
+    *,
+    ddof: int = 0,
+    eps: float = 0.0,
+    single: bool = False,
 ) -> tuple[Array, Cache]:
     """L (0-d); k < E.
 
@@ -52,6 +63,8 @@ def forward(
     best = kernel.topk(real(h), k + 1)
     ranked = xp.take_along_axis(h, best, axis=1)
     inside = kernel.expand(xp.ones_like(real(ranked[:, :k])), best[:, :k], int(h.shape[1])) > 0
+    if single:  # nobody has the (k+1)-th to beat
+        inside = xp.zeros_like(inside)
     theta = xp.where(inside, ranked[:, k:], ranked[:, k - 1 : k])
     u = (c - theta) / sigma
     p = (1 + erf(u * math.sqrt(0.5))) * 0.5

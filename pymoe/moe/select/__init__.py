@@ -1,7 +1,8 @@
 """The second third of a router, s (+ bias) -> who.  No gradient, ever: a choice is piecewise constant.
 
 A rule is a module with ``select(c, cfg, real_token) -> (idx, kept)``: c (T, E) real numbers, higher is better;
-idx (T, K) distinct expert ids; kept (T, K) bool, or None when all are kept.  Ties go to the lowest id.
+idx (T, K) distinct expert ids; kept (T, K) bool, or None when all are kept.  Ties go to the lowest id.  The two that
+compare nothing, ``table`` and ``given``, take what they look up by keyword, and may name an expert twice.
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from pymoe.backend.errors import ConfigError
-from pymoe.moe.select import expert_choice, group_limited, topk
+from pymoe.moe.select import expert_choice, given, group_limited, table, top_p, topk
 
-SELECTORS: dict[str, Any] = {"topk": topk, "group_limited": group_limited, "expert_choice": expert_choice}
+SELECTORS: dict[str, Any] = {
+    "topk": topk,
+    "group_limited": group_limited,
+    "expert_choice": expert_choice,
+    "top_p": top_p,
+    "table": table,
+    "given": given,
+}
 
 
 def get(rule: Any) -> Any:

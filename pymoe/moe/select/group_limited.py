@@ -1,7 +1,7 @@
 """Group-limited top-k: first the best groups of experts, then the best experts within them.
 
-    group score   max of the group (DeepSeek-V2, arXiv:2405.04434, sec. 2.2.2) or the sum of its two best
-                  (DeepSeek-V3, arXiv:2412.19437, sec. 2.1.2)
+    group score   max of the group (DeepSeek-V2, arXiv:2405.04434, sec. 2.2.2), the sum of its two best
+                  (DeepSeek-V3, arXiv:2412.19437, sec. 2.1.2), or of its ``group_best`` best
     idx           top-k over the experts of the ``topk_group`` best groups; the others count as -inf
 
 -inf, not 0: with a negative selection bias a kept expert may score below 0, and a 0 would let a forbidden one in.
@@ -30,7 +30,7 @@ def select(c: Array, cfg: RouterConfig, real_token: Array | None = None) -> tupl
     if cfg.group_score == "max":
         group = xp.max(xp.reshape(c, (tokens, cfg.n_group, size)), axis=2)
     else:
-        best = min(2, size)
+        best = min(2 if cfg.group_score == "top2" else cfg.group_best, size)
         rows = xp.reshape(c, (tokens * cfg.n_group, size))
         group = xp.sum(xp.take_along_axis(rows, kernel.topk(rows, best), axis=1), axis=1)
         group = xp.reshape(group, (tokens, cfg.n_group))
