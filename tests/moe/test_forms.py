@@ -43,7 +43,7 @@ FORMS: dict[str, list[Any]] = {
     "output_norm": [None, Norm(0.125), Norm(0.25, "input")],
     "output_bias": [False, True],
     "tied": [None, (1, 0, 2, 1, 0, 1)],
-    "rule": [{"norm": "l1"}, {"score": "sigmoid", "capacity": Capacity(factor=0.9, order="choice")}],
+    "rule": [{"norm": "l1"}, {"score": "sigmoid", "capacity": Capacity(factor=0.9, minimum=1, order="choice")}],
     "mask": [None, True],
 }
 COMBINATIONS = frames.design(FORMS)
