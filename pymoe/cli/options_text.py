@@ -58,6 +58,7 @@ def add_translate(parser: argparse.ArgumentParser) -> None:
     both = parser.add_argument_group("both")
     both.add_argument("--beam", type=int, metavar="B", help="width of the beam search (5; 1 is greedy)")
     both.add_argument("--alpha", type=float, metavar="A", help="its length normalisation: 0 none, favours short (0.6)")
+    both.add_argument("--beta", type=float, metavar="B", help="its coverage penalty: 0 none, more leaves less out (0)")
 
 
 def _table(parser: argparse.ArgumentParser, *, label: bool) -> None:

@@ -25,8 +25,10 @@ BAR_FROM = 64  # lines that deserve a progress bar
 def run(args: argparse.Namespace) -> int:
     if args.beam is not None and args.beam < 1:
         raise ConfigError(f"--beam must be an integer of at least 1, got {args.beam}")
-    if args.alpha is not None and not 0 <= args.alpha < float("inf"):
-        raise ConfigError(f"--alpha must be a finite number of at least 0, got {args.alpha}")
+    for name in ("alpha", "beta"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ConfigError(f"--{name} must be a finite number of at least 0, got {value}")
     if args.model == "train":
         if args.reference is not None:
             raise ConfigError("--reference belongs to `pymoe translate MODEL`; to train, give the pairs with --test")
@@ -43,10 +45,11 @@ def _translate(args: argparse.Namespace) -> int:
         raise ConfigError(f"translate one file at a time, got {len(args.files)}: {' '.join(args.files)}")
     model = Translator.load(args.model)
     file = args.files[0] if args.files else "-"
+    how = {"width": args.beam, "alpha": args.alpha, "beta": args.beta}
     reference = None if args.reference is None else pairs.lines(args.reference)
     if file == "-" and reference is None and sys.stdin.isatty():
         for number, text in enumerate(_typed(), 1):
-            _print(model.found([text], width=args.beam, alpha=args.alpha), number)
+            _print(model.found([text], **how), number)
         return 0
     texts = pairs.lines(file) if file != "-" else _piped()
     if reference is not None and len(reference) != len(texts):
@@ -56,9 +59,9 @@ def _translate(args: argparse.Namespace) -> int:
         )
     if len(texts) >= BAR_FROM and sys.stderr.isatty():
         with Bar("translating", len(texts)) as bar:
-            found = model.found(texts, width=args.beam, alpha=args.alpha, step=lambda n: _steps(bar, n))
+            found = model.found(texts, **how, step=lambda n: _steps(bar, n))
     else:
-        found = model.found(texts, width=args.beam, alpha=args.alpha)
+        found = model.found(texts, **how)
     _print(found)
     if reference is not None:
         scores = evaluate.score([one.text for one in found], reference)

@@ -33,7 +33,7 @@ SIZES = {
 }  # fmt: skip
 SETTINGS = {
     "lr": "--lr", "seed": "--seed", "save_every": "--save-every", "save_seconds": "--save-seconds",
-    "batch_tokens": "--batch-tokens", "width": "--beam", "alpha": "--alpha",
+    "batch_tokens": "--batch-tokens", "width": "--beam", "alpha": "--alpha", "beta": "--beta",
 }  # fmt: skip
 OPTIONS = SIZES | SETTINGS | {"steps": "--steps", "label_smoothing": "--label-smoothing"}
 SHOWN = 5  # translations that are printed at the end
@@ -163,7 +163,7 @@ def _settings(args: argparse.Namespace, preset: Preset, n: int) -> TranslateSett
 def _resume(args: argparse.Namespace) -> tuple[Run, Job, State, Texts]:
     names = (
         "valid test pair preset out steps minutes vocabulary width layers expert_width experts k dropout "
-        "label_smoothing context batch_tokens lr seed save_every save_seconds beam alpha compare_dense"
+        "label_smoothing context batch_tokens lr seed save_every save_seconds beam alpha beta compare_dense"
     ).split()
     extra = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
     extra += ["the files"] if args.files else []
@@ -228,7 +228,7 @@ def _final(work: Job, state: State, data: train.Data, texts: Texts, found: dict[
     s, count = work.settings, count_parameters(work.model, state.p)
     scores = {}
     for name, test in texts.tests.items():
-        how = {"width": s.width, "alpha": s.alpha}
+        how = {"width": s.width, "alpha": s.alpha, "beta": s.beta}
         translated = evaluate.translate(test.source, state.p, work.model, work.bpe, **how)  # type: ignore[arg-type]
         found[name] = [one.text for one in translated]
         scores[name] = evaluate.score(found[name], test.target)._asdict()

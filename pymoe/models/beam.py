@@ -5,9 +5,14 @@ each step, for each source, of all continuations of its live hypotheses by one t
 there is room; one that ends with ``stop`` is finished and keeps its place, so the room is width - finished.  A source
 is done when it has no live hypothesis, or at its limit of tokens, where what is live counts as it is.  Then::
 
-    s(y, x) = log P(y|x) / lp(y)          lp(y) = ((5 + |y|) / 6)^α          |y| counts the stop token
+    s(y, x)  = log P(y|x) / lp(y) + cp(x, y)
+    lp(y)    = ((5 + |y|) / 6)^α                        |y| counts the stop token
+    cp(x, y) = β Σ_i log min(Σ_j a_ij, 1)               over the real source tokens i
 
-and the hypotheses are returned by descending s.  α = 0 is the plain log-probability, which favours short targets.
+and the hypotheses are returned by descending s.  α = 0 is the plain log-probability, which favours short targets; β > 0
+favours a target that has looked at all of the source.  a_ij is the attention on source token i when token j was chosen:
+GNMT has one attention, a transformer one a head and block, and here it is the mean over the heads of the last block.
+Both terms choose among the finished, they do not steer the search.
 
 - Width 1 is the greedy choice, token by token, exactly (``generate.translate`` at temperature 0).
 - A width that holds every beginning is the exhaustive search: then the best is the best of all.
@@ -16,7 +21,7 @@ and the hypotheses are returned by descending s.  α = 0 is the plain log-probab
 The rows of a batch share no decision; they share matrix products, so that another batch changes the last bits.  All is
 a function of its arguments; nothing is drawn.
 
-Source: Wu et al. (GNMT), arXiv:1609.08144, eq. 14, with β = 0, that is, without the coverage penalty.
+Source: Wu et al. (GNMT), arXiv:1609.08144, eq. 14.
 Cost: width rows through the decoder a token and source; keys and values are those of ``seq2seq.step``.
 """
 
@@ -51,6 +56,7 @@ class _Live(NamedTuple):
     source: np.ndarray  # (R,) which source
     log_p: np.ndarray  # (R,) float64
     ids: np.ndarray  # (R, t) int64
+    attended: np.ndarray  # (R, S) float64, Σ_j a_ij; (R, 0) where β = 0
 
 
 def penalty(length: int, alpha: float) -> float:
@@ -60,6 +66,16 @@ def penalty(length: int, alpha: float) -> float:
     (1.0, 2.0)
     """
     return float(((5.0 + length) / 6.0) ** alpha)
+
+
+def coverage(attended: np.ndarray, beta: float) -> float:
+    """cp(x, y) of GNMT's eq. 14, from Σ_j a_ij (S,) of the real source tokens; -inf if one was never looked at.
+
+    >>> coverage(np.array([1.5, 0.5, 1.0]), 2.0) == 2.0 * float(np.log(0.5))
+    True
+    """
+    with np.errstate(divide="ignore"):
+        return beta * float(np.sum(np.log(np.minimum(attended, 1.0))))
 
 
 def search(
@@ -72,6 +88,7 @@ def search(
     stop: int,
     width: int = 4,
     alpha: float = 0.6,
+    beta: float = 0.0,
     mask: Array | None = None,
 ) -> list[list[Hypothesis]]:
     """For each source of ids (B, S) at most ``width`` hypotheses of at most ``new`` tokens, best first.
@@ -85,27 +102,34 @@ def search(
     (array([1]), True, True)
     """
     check_integer("width", width)
-    if not 0 <= alpha < float("inf"):
-        raise ConfigError(f"alpha must be a finite number of at least 0, got {alpha!r}")
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{name} must be a finite number of at least 0, got {value!r}")
     limits = _limits(new, ids, cfg)
     xp, where = namespace(ids), device(ids)
     vocabulary = cfg.target_embedding.vocab
     encoded = seq2seq.encode(ids, p, cfg, mask=mask)
     n = int(ids.shape[0])
-    live = _Live(np.arange(n), np.zeros(n), np.zeros((n, 0), np.int64))
+    real = np.ones(ids.shape, dtype=bool) if mask is None else to_numpy(mask)
+    live = _Live(np.arange(n), np.zeros(n), np.zeros((n, 0), np.int64), np.zeros((n, ids.shape[1] if beta else 0)))
     done: list[list[Hypothesis]] = [[] for _ in range(n)]
     state, fresh = encoded, xp.full((n, 1), start, dtype=ids.dtype, device=where)
     while len(live.source):
         logits, after = seq2seq.step(fresh, p, cfg, state)
         room = np.array([width - len(found) for found in done])
         parent, token, log_p = _best(to_numpy(logits), live, room, min(width, vocabulary))
-        grown = _Live(live.source[parent], log_p, np.concatenate([live.ids[parent], token[:, None]], axis=1))
+        attended = live.attended + to_numpy(after.attention) if beta else live.attended
+        longer = np.concatenate([live.ids[parent], token[:, None]], axis=1)
+        grown = _Live(live.source[parent], log_p, longer, attended[parent])
         length = grown.ids.shape[1]
         ended = token == stop
         over = ended | (length >= limits[grown.source])
         for row in np.flatnonzero(over):
+            source = grown.source[row]
             score = float(log_p[row]) / penalty(length, alpha)
-            done[grown.source[row]].append(Hypothesis(grown.ids[row], float(log_p[row]), score, bool(ended[row])))
+            if beta:
+                score += coverage(grown.attended[row][real[source]], beta)
+            done[source].append(Hypothesis(grown.ids[row], float(log_p[row]), score, bool(ended[row])))
         stay = np.flatnonzero(~over)
         parent, before = parent[stay], live.source
         live = _Live(*(part[stay] for part in grown))

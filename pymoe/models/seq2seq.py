@@ -134,6 +134,7 @@ class State(NamedTuple):
     memory: tuple[KV, ...]  # keys and values of the encoded source, one a block
     mask: Array | None  # (B, S) of the source
     past: tuple[KV, ...] | None  # keys and values of the decoder's earlier tokens, one a block
+    attention: Array | None = None  # (B, S) of the last step's token on the source: mean of the last block's heads
 
 
 def init(rng: np.random.Generator, cfg: Seq2SeqConfig, dtype: Any = np.float32) -> dict[str, Any]:
@@ -263,13 +264,23 @@ def encode(ids: Array, p: dict[str, Any], cfg: Seq2SeqConfig, *, mask: Array | N
 
 def step(decoder_ids: Array, p: dict[str, Any], cfg: Seq2SeqConfig, state: State) -> tuple[Array, State]:
     """The logits (B, V) after the last of decoder_ids (B, R), given the state before them; and the state after."""
-    memory, mask, past = state
+    memory, mask, past, _ = state
     inputs.check_ids("decoder_ids", decoder_ids, cfg.context, 0 if past is None else int(past[0].k.shape[2]))
     _, target, head = _tables(p, cfg)
     x, _ = embedding.forward(decoder_ids, target, cfg.target_embedding)
-    decoded, _ = stack.forward(x, p["decoder"], cfg.decoder, memory_mask=mask, past=past, memory_kv=memory)
+    decoded, cache = stack.forward(x, p["decoder"], cfg.decoder, memory_mask=mask, past=past, memory_kv=memory)
     logits, _ = linear.forward(scaled(decoded.y[:, -1, :], cfg.multipliers.logits), head["weight"])
-    return logits, State(memory, mask, decoded.kv)
+    return logits, State(memory, mask, decoded.kv, _on_source(cache.c_blocks[-1].c_cross, int(decoder_ids.shape[1])))
+
+
+def _on_source(cache: cross_attention.Cache | None, queries: int) -> Array | None:
+    """(B, S): what the last of the queries attends to, the mean of the heads."""
+    if cache is None:
+        return None
+    a = cache.c_attention.p  # (B, G, H/G·R, S), of a head all queries in a row
+    xp = namespace(a)
+    b, g, rows, s = a.shape
+    return xp.mean(xp.reshape(a, (b, g * (rows // queries), queries, s))[:, :, -1, :], axis=1)
 
 
 def _tables(p: dict[str, Any], cfg: Seq2SeqConfig) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -183,6 +183,7 @@ OPTIONS = {
     "vocabulary": (["--vocabulary", "100"], "needs 3 + 256 tokens at least, got --vocabulary=100"),
     "beam": (["--beam", "0"], "--beam must be an integer of at least 1"),
     "alpha": (["--alpha", "-1"], "--alpha must be a finite number of at least 0"),
+    "beta": (["--beta", "nan"], "--beta must be a finite number of at least 0"),
     "reference": (["--reference", "x"], "--reference belongs to `pymoe translate MODEL`"),
     "a pair with files": (["--pair", "en-de"], "--pair is for the built-in names and dates"),
     "context": (["--context", "1"], "no held-out pair has at most 0 tokens a side"),
@@ -268,7 +269,7 @@ def test_nothing_is_overwritten_and_a_resumed_text_must_be_the_same(trained, tex
 
 def test_a_translator_is_not_a_language_model_and_the_reverse(trained, tmp_path, monkeypatch, capsys):
     assert main(["generate", str(trained)]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is a translation, not a language model" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--preset", "tiny", "--steps", "2", "--no-plots", "--no-verify", "--out", "lm"]) == 0
     assert "is a language model, not a translator" in refuse(capsys, "lm")

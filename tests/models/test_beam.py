@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,61 @@ def test_sources_of_a_batch_share_no_decision(name):
         assert max(len(h.ids) for h in together[row]) <= limit
 
 
+def looked_at(ids: np.ndarray, mask: np.ndarray, p: dict, cfg: Seq2SeqConfig, target: list[int]) -> list[float]:
+    """Σ_j a_ij of each real source token i, from one forward over the whole target: a loop over j, heads and i."""
+    decoder = np.array([[START, *target[:-1]]])
+    cache = seq2seq.forward(ids[None], p, cfg, decoder, mask=mask[None])[1]
+    cross = cache.c_decoder.c_blocks[-1].c_cross.c_attention
+    heads, queries = cross.q.shape[1], len(target)
+    total = [0.0] * int(mask.sum())
+    for h in range(heads):
+        k = cross.k[0, h * cross.k.shape[1] // heads]
+        for j in range(queries):
+            z = [float(cross.q[0, h, j] @ k[i]) / math.sqrt(k.shape[1]) for i in range(len(total))]
+            norm = math.fsum(math.exp(v) for v in z)
+            for i, v in enumerate(z):
+                total[i] += math.exp(v) / norm / heads
+    return total
+
+
+@by_config
+def test_a_step_says_what_its_last_token_attends_to(name):
+    cfg = CONFIGS[name]
+    p = parameters(cfg)
+    ids, mask = sources(3, 5)
+    prefix = np.array([[START, 4, 7], [START, 3, 3], [START, 9, 2]])
+    one = seq2seq.encode(ids, p, cfg, mask=mask)
+    for j in range(3):
+        _, one = seq2seq.step(prefix[:, j : j + 1], p, cfg, one)
+    _, whole = seq2seq.step(prefix, p, cfg, seq2seq.encode(ids, p, cfg, mask=mask))
+    np.testing.assert_allclose(whole.attention, one.attention, rtol=1e-12, atol=1e-15)
+    assert not whole.attention[~mask].any() and whole.attention.sum(axis=1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, n_heads=6, n_kv_heads=2, d_model=12)], ids=["heads", "groups"])
+def test_the_coverage_penalty_is_that_of_the_exhaustive_search(config):
+    """Every target of at most 4 tokens, each with s(y, x) of eq. 14 written out, in the order of the search."""
+    new, alpha, beta, changed, broken = 4, 0.6, 1.5, 0, 0
+    ids, mask = sources(3, 4, TINY.vocab)
+    for seed in range(3):
+        p = seq2seq.init(np.random.default_rng(seed), config, np.float64)
+        wide = beam.search(ids, p, config, new, start=START, stop=STOP, mask=mask, width=200, alpha=alpha, beta=beta)
+        plain = beam.search(ids, p, config, new, start=START, stop=STOP, mask=mask, width=200, alpha=alpha)
+        for row in range(len(ids)):
+            scores = []
+            for h in wide[row]:
+                attended = looked_at(ids[row], mask[row], p, config, h.ids.tolist())
+                covered = math.fsum(math.log(min(a, 1.0)) for a in attended)
+                expected = by_teacher(ids[row], mask[row], p, config, h.ids) / ((5 + len(h.ids)) / 6) ** alpha
+                assert h.score == pytest.approx(expected + beta * covered, rel=1e-12)
+                broken += h.score != pytest.approx(expected + 1.001 * beta * covered, rel=1e-12)
+                scores.append(expected + beta * covered)
+            assert len(scores) == 1 + 3 + 9 + 27 * 4 and scores == sorted(scores, reverse=True)
+            assert {tuple(h.ids) for h in wide[row]} == {tuple(h.ids) for h in plain[row]}
+            changed += wide[row][0].ids.tolist() != plain[row][0].ids.tolist()
+    assert changed and broken  # the controls: the penalty chooses another target, and 0.1 % more of it would be seen
+
+
 def test_ties_go_to_the_lower_id_and_the_earlier_hypothesis():
     p = parameters(TINY)
     flat = {**p, "decoder": {**p["decoder"], "norm": {"weight": np.zeros(TINY.d_model)}}}  # all logits are equal
@@ -136,6 +192,8 @@ def test_a_model_that_has_diverged_and_arguments_that_mean_nothing_are_refused()
         beam.search(ids, p, TINY, 3, start=START, stop=STOP, width=0)
     with pytest.raises(ConfigError, match="alpha must be a finite number of at least 0, got -1"):
         beam.search(ids, p, TINY, 3, start=START, stop=STOP, alpha=-1)
+    with pytest.raises(ConfigError, match="beta must be a finite number of at least 0, got nan"):
+        beam.search(ids, p, TINY, 3, start=START, stop=STOP, beta=float("nan"))
     for new in (0, 7, [3, 3]):
         with pytest.raises(ShapeError, match="new must"):
             beam.search(ids, p, TINY, new, start=START, stop=STOP)

@@ -46,6 +46,7 @@ def translate(
     *,
     width: int = 5,
     alpha: float = 0.6,
+    beta: float = 0.0,
     step: Callable[[int], None] = lambda n: None,
 ) -> list[Translated]:
     """The best translation of each text, by beam search; an empty text is empty in every language.
@@ -64,7 +65,9 @@ def translate(
         rows, order = _first(order, max(1, TOKENS // (longest * width)))
         padded, mask = batches.sources([ids[i][:room] for i in rows])
         limits = np.minimum(2 * mask.sum(axis=1) + 10, cfg.context)
-        best = beam.search(padded, p, cfg, limits.tolist(), start=START, stop=STOP, width=width, alpha=alpha, mask=mask)
+        best = beam.search(
+            padded, p, cfg, limits.tolist(), start=START, stop=STOP, width=width, alpha=alpha, beta=beta, mask=mask
+        )
         for i, hypotheses in zip(rows, best, strict=True):
             text = bpe.decode(hypotheses[0].ids).replace("\n", " ").strip()
             found[i] = Translated(text, hypotheses[0].score, len(ids[i]) > room)

@@ -20,7 +20,7 @@ class TranslateSettings(UpdateSettings):
 
     batch_tokens            a step's padded batch has at most so many tokens, source and target together
     loss_pairs, bleu_pairs  held-out pairs whose loss, and whose greedy translation, are measured while it trains
-    width, alpha            beam and length normalisation of what is reported at the end (``models.beam``)
+    width, alpha, beta      beam, length normalisation and coverage of what is reported at the end (``models.beam``)
 
     and all of ``UpdateSettings``.
     """
@@ -30,12 +30,13 @@ class TranslateSettings(UpdateSettings):
     bleu_pairs: int = 200
     width: int = 5
     alpha: float = 0.6
+    beta: float = 0.0
 
     def _counts(self) -> tuple[str, ...]:
         return (*super()._counts(), "batch_tokens", "loss_pairs", "width")
 
     def _amounts(self) -> tuple[str, ...]:
-        return ("bleu_pairs", "alpha")
+        return ("bleu_pairs", "alpha", "beta")
 
 
 class Sizes(NamedTuple):

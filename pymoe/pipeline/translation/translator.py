@@ -13,7 +13,7 @@ from pymoe.pipeline.translation.job import Job
 class Translator:
     """Texts in, translations out, by beam search; made by ``pymoe translate train``.
 
-    ``width`` and ``alpha`` are those of the training's settings unless given (``models.beam``).
+    ``width``, ``alpha`` and ``beta`` are those of the training's settings unless given (``models.beam``).
     """
 
     def __init__(self, work: Job, p: dict[str, Any]) -> None:
@@ -25,9 +25,16 @@ class Translator:
         work, state = job.load(job.find(place))
         return cls(work, state.p)
 
-    def translate(self, texts: Sequence[str], *, width: int | None = None, alpha: float | None = None) -> list[str]:
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        width: int | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+    ) -> list[str]:
         """The best translation of each text."""
-        return [found.text for found in self.found(texts, width=width, alpha=alpha)]
+        return [found.text for found in self.found(texts, width=width, alpha=alpha, beta=beta)]
 
     def found(
         self,
@@ -35,6 +42,7 @@ class Translator:
         *,
         width: int | None = None,
         alpha: float | None = None,
+        beta: float | None = None,
         step: Callable[[int], None] = lambda n: None,
     ) -> list[Translated]:
         """``translate`` with its score, and whether the text was too long for the model."""
@@ -46,6 +54,7 @@ class Translator:
             self.job.bpe,
             width=s.width if width is None else width,
             alpha=s.alpha if alpha is None else alpha,
+            beta=s.beta if beta is None else beta,
             step=step,
         )
 
