@@ -23,7 +23,15 @@ def model(ties):
     return tied.drop(lm.init(np.random.default_rng(0), CFG, np.float64), ties)
 
 
-@pytest.mark.parametrize("ties", [ARRAYS, BRANCH, LAYER, {}], ids=["arrays", "branch", "layer", "none"])
+@pytest.mark.parametrize(
+    "ties",
+    [
+        pytest.param(ARRAYS, id="arrays", marks=pytest.mark.slow),
+        pytest.param(BRANCH, id="branch"),
+        pytest.param(LAYER, id="layer"),
+        pytest.param({}, id="none", marks=pytest.mark.slow),
+    ],
+)
 def test_two_layers_share_and_the_gradient_is_verified(ties):
     p = model(ties)
     report = verify.gradcheck(
