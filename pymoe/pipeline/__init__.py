@@ -10,10 +10,10 @@ from typing import Any
 
 # name -> the module that has it
 _NAMES: dict[str, str] = {
-    "MoEClassifier": "moe_estimators",
-    "MoERegressor": "moe_estimators",
+    "MoEClassifier": "network.classifier",
+    "MoERegressor": "network.regressor",
     "Reduce": "reduce",
-    "SparseExpertClassifier": "ensemble",
+    "SparseExpertClassifier": "ensemble.classifier",
     "Sparsify": "sparsify",
     "TextEncoder": "text.encoder",
     "TextIds": "text.ids",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pymoe.backend.errors import MissingExtraError, install
+from pymoe.backend.errors import DataError, MissingExtraError, install
 
 try:
     from sklearn.base import (
@@ -38,6 +38,7 @@ __all__ = [
     "ClassifierMixin",
     "OneToOneFeatureMixin",
     "RegressorMixin",
+    "SparseRows",
     "TransformerMixin",
     "check_classification_targets",
     "check_is_fitted",
@@ -45,7 +46,9 @@ __all__ = [
     "clone",
     "column_or_1d",
     "compute_sample_weight",
+    "row_weights",
     "seed",
+    "two_classes",
     "validate_data",
 ]
 
@@ -59,3 +62,42 @@ def seed(random_state: Any) -> int:
     if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+class SparseRows:
+    """Mixin: an estimator of rows that are dense or CSR."""
+
+    def _valid(self, *given: Any, reset: bool = False, **more: Any) -> Any:
+        """X, or (X, y), as scikit-learn wants them checked; float32 stays, else float64."""
+        kind = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "accept_large_sparse": False}
+        return validate_data(self, *given, reset=reset, **kind, **more)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.sparse = True
+        return tags
+
+
+def row_weights(sample_weight: Any, x: Any) -> np.ndarray:
+    """(N,) float64, all >= 0 and one above, of None: 1 each."""
+    if sample_weight is not None and not np.any(np.asarray(sample_weight)):
+        raise DataError("sample_weight is zero for every row: nothing is left to train on")
+    weight: np.ndarray = check_sample_weight(sample_weight, x, dtype=np.float64)
+    if (weight < 0).any():
+        raise DataError(f"sample_weight must not be negative, got {weight.min()} in row {int(weight.argmin())}")
+    return weight
+
+
+def two_classes(y: np.ndarray) -> np.ndarray:
+    """The classes of y, sorted; DataError where there is only one.
+
+    >>> two_classes(np.array(["b", "a", "b"])).tolist()
+    ['a', 'b']
+    """
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise DataError(
+            f"a classifier needs rows of at least 2 classes, got only one class, {y[0]!r}, in "
+            f"n_samples = {len(y)}: give rows of another class"
+        )
+    return np.asarray(classes)

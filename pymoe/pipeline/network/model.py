@@ -9,13 +9,13 @@ Forward, x (N, V)::
     y = x W + Σ_k g_k (x W_{e_k} + b_{e_k}) + r Aᵀ + a      (N, C)
 
 with e_k, g_k the choices of the MoE layer and their weights.  Three parts: wide, linear in the features; linear experts
-(``network_experts``), each of which corrects the wide part on the rows that are routed to it; deep, nonlinear, sees a
+(``linear_experts``), each of which corrects the wide part on the rows that are routed to it; deep, nonlinear, sees a
 row through D numbers.
 
 Backward, from the bottom up::
 
     dW = xᵀ dy                                   dA = dyᵀ r,   da = Σ_n dy_n
-    dg, dW_e, db_e                               backward of ``network_experts``
+    dg, dW_e, db_e                               backward of ``linear_experts``
     d(h + m) = rms backward of dy A
     dn = moe backward of d(h + m) + router backward of dg + that of balance and z through the router's logits n Rᵀ
     dh = d(h + m) + rms backward of dn
@@ -23,7 +23,7 @@ Backward, from the bottom up::
     dx = dy Wᵀ + dh Uᵀ                           None for a sparse x: data have no gradient
 
 U (V, D) and W (V, C) lie by feature, as embedding tables do, so that a sparse row reads whole rows of them.  Losses:
-"balance" and "z" of ``network_balance``, with the weights of the rows.  Sources: wide and deep, Cheng et al.,
+"balance" and "z" of ``router_losses``, with the weights of the rows.  Sources: wide and deep, Cheng et al.,
 arXiv:1606.07792; the sum of feature vectors, Joulin et al., arXiv:1607.01759; the layer, Shazeer et al.,
 arXiv:1701.06538.  Cost: 2 nnz (C + D) flops for the tables each way, and 6 N K D F in the experts.
 """
@@ -45,7 +45,7 @@ from pymoe.moe import MoEConfig, RouterConfig
 from pymoe.nn import feed_forward
 from pymoe.nn.feed_forward import FeedForwardConfig
 from pymoe.ops import linear, rms_norm
-from pymoe.pipeline import network_balance, network_experts
+from pymoe.pipeline.network import linear_experts, router_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class Cache(NamedTuple):
     c_norm: rms_norm.Cache
     c_mix: Any  # of the MoE layer or of the feed-forward
     c_logits: linear.Cache | None  # of n Rᵀ
-    c_losses: network_balance.Cache | None
-    c_experts: network_experts.Cache | None
+    c_losses: router_losses.Cache | None
+    c_experts: linear_experts.Cache | None
     c_out: rms_norm.Cache
     c_head: linear.Cache
 
@@ -169,7 +169,7 @@ def forward(x: Any, p: dict[str, Any], cfg: NetworkConfig, *, share: Array | Non
         logits, c_logits = linear.forward(n, p["mix"]["router"]["weight"])
         if share is None:
             share = xp.full((int(x.shape[0]),), 1 / max(int(x.shape[0]), 1), dtype=xp.float64)
-        (balance, z), c_losses = network_balance.forward(logits, idx=routing.idx, share=share)
+        (balance, z), c_losses = router_losses.forward(logits, idx=routing.idx, share=share)
         losses = {"balance": balance, "z": z}
     else:
         m, c_mix = feed_forward.forward(n, p["mix"], cfg.dense)
@@ -180,7 +180,7 @@ def forward(x: Any, p: dict[str, Any], cfg: NetworkConfig, *, share: Array | Non
     c_experts = None
     if "experts" in p:
         assert routing is not None
-        local, c_experts = network_experts.forward(x, routing.weight, **p["experts"], idx=routing.idx)
+        local, c_experts = linear_experts.forward(x, routing.weight, **p["experts"], idx=routing.idx)
         y = y + local
     cache = Cache(cfg, x, p, c_norm, c_mix, c_logits, c_losses, c_experts, c_out, c_head)
     return Output(y, losses, routing), cache
@@ -205,12 +205,12 @@ def backward(dy: Array, cache: Cache, dlosses: dict[str, Any] | None = None) -> 
         dn, d_mix = moe.backward(dsum, c_mix)
         if any(name in dlosses for name in ("balance", "z")):
             assert c_losses is not None and c_logits is not None
-            dc, _ = network_balance.backward((dlosses.get("balance", 0.0), dlosses.get("z", 0.0)), c_losses)
+            dc, _ = router_losses.backward((dlosses.get("balance", 0.0), dlosses.get("z", 0.0)), c_losses)
             dn_router, d_router = linear.backward(xp.astype(dc, dsum.dtype, copy=False), c_logits)
             dn = dn + dn_router
             d_mix = d_mix | {"router": tree.add(d_mix["router"], d_router)}
         if c_experts is not None:
-            dx_experts, d_experts = network_experts.backward(dy, c_experts)
+            dx_experts, d_experts = linear_experts.backward(dy, c_experts)
             dn_router, d_router = moe.router.backward(d_experts["g"], {}, c_mix.router)
             dn = dn + dn_router
             d_mix = d_mix | {"router": tree.add(d_mix["router"], d_router)}

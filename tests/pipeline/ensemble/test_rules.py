@@ -15,7 +15,7 @@ from pymoe import moe, verify
 from pymoe.backend.errors import ConfigError, GradientError
 from pymoe.moe import router
 from pymoe.moe.router_config import RouterConfig
-from pymoe.pipeline import ensemble_fused, ensemble_gate, ensemble_rules
+from pymoe.pipeline.ensemble import fused, gate, rules
 from pymoe.sharing import integrate
 
 E, N, C, D = 3, 11, 4, 5
@@ -67,11 +67,11 @@ def test_each_rule_is_its_loop(name: str, sparse: bool) -> None:
     given = scipy.sparse.csr_array(x) if sparse else x
     lam = np.full((E, N), 1 / E)
     if name == "weights":
-        rule = ensemble_rules.given(name, weights=[1.0, 2.0, 5.0])
+        rule = rules.given(name, weights=[1.0, 2.0, 5.0])
         lam = np.repeat(np.array([[1.0], [2.0], [5.0]]) / 8, N, axis=1)
     elif name == "distance":
         centres = rng(5).random((E, D))
-        rule = ensemble_rules.given(name, centres=centres, temperature=0.5, k=2)
+        rule = rules.given(name, centres=centres, temperature=0.5, k=2)
         for n in range(N):
             length = math.sqrt(sum(v * v for v in x[n])) or 1.0
             d = [sum((x[n, j] / length - centre[j]) ** 2 for j in range(D)) for centre in centres]
@@ -80,20 +80,20 @@ def test_each_rule_is_its_loop(name: str, sparse: bool) -> None:
             lam[:, n] = [m / sum(mass) for m in mass]
     elif name == "posterior":
         w, b = rng(6).standard_normal((E, D)), rng(7).standard_normal(E)
-        rule = ensemble_rules.given(name, posterior=(w, b))
+        rule = rules.given(name, posterior=(w, b))
         for n in range(N):
             mass = [math.exp(sum(w[e, j] * x[n, j] for j in range(D)) + b[e]) for e in range(E)]
             lam[:, n] = [m / sum(mass) for m in mass]
     elif name == "gate":
         w, b = rng(6).standard_normal((E, D)), rng(7).standard_normal(E)
-        rule = ensemble_rules.Rule("gate", 2, arrays={"weight": w, "bias": b})
+        rule = rules.Rule("gate", 2, arrays={"weight": w, "bias": b})
         for n in range(N):
             c = [sum(w[e, j] * x[n, j] for j in range(D)) + b[e] for e in range(E)]
             near = sorted(range(E), key=lambda e: (-c[e], e))[:2]
             mass = [math.exp(c[e]) if e in near else 0.0 for e in range(E)]
             lam[:, n] = [m / sum(mass) for m in mass]
     else:
-        rule = ensemble_rules.given(name)
+        rule = rules.given(name)
     assert np.abs(rule.weights(given, E) - lam).max() <= 1e-13
     y = rule.combine(log_p, given)
     wanted = loop(name, log_p, lam)
@@ -103,7 +103,7 @@ def test_each_rule_is_its_loop(name: str, sparse: bool) -> None:
 
 def test_the_articles_example_added_up_right() -> None:
     log_p = np.log(np.array([[[0.9, 0.1]], [[0.8, 0.2]]]))
-    y = ensemble_rules.given("weights", weights=[0.6, 0.4]).combine(log_p, np.zeros((1, 1)))
+    y = rules.given("weights", weights=[0.6, 0.4]).combine(log_p, np.zeros((1, 1)))
     assert np.abs(y - [0.86, 0.14]).max() <= 1e-15
     assert np.abs(y - [0.54, 0.26]).max() > 0.1  # what the article prints
 
@@ -114,11 +114,11 @@ def test_the_gate_is_the_router_of_a_moe_layer() -> None:
     (routing, _), cache = router.forward(x, {"weight": w, "bias": b}, cfg)
     wanted = np.zeros((N, E))
     np.put_along_axis(wanted, routing.idx, routing.weight, axis=1)
-    lam, routes = ensemble_gate.route(scipy.sparse.csr_array(x), w, b, k=2)
+    lam, routes = gate.route(scipy.sparse.csr_array(x), w, b, k=2)
     assert np.abs(lam.T - wanted).max() <= 1e-15
     dlam = rng(8).standard_normal((E, N))
     _, dp = router.backward(np.take_along_axis(dlam.T, routing.idx, axis=1), {}, cache)
-    d = ensemble_gate.route_backward(dlam, routes)
+    d = gate.route_backward(dlam, routes)
     assert np.abs(d["weight"] - dp["weight"]).max() <= 1e-14 and np.abs(d["bias"] - dp["bias"]).max() <= 1e-14
     assert moe is not None
 
@@ -129,21 +129,21 @@ def like(parameter: Any, *data: Any) -> Any:
 
 
 class Theta:
-    """``ensemble_rules.forward`` as an op of θ."""
+    """``rules.forward`` as an op of θ."""
 
     def __init__(self, log_p: Any, y: Any, s: Any, factor: float = 1.0) -> None:
         self.of, self.factor = (log_p, y, s), factor
 
     def forward(self, theta: Any) -> Any:
         log_p, y, s = like(theta, *self.of)
-        return ensemble_rules.forward(log_p, theta, y, row_weight=s)
+        return rules.forward(log_p, theta, y, row_weight=s)
 
     def backward(self, dloss: Any, cache: Any) -> Any:
-        return self.factor * ensemble_rules.backward(dloss, cache)["theta"], {}
+        return self.factor * rules.backward(dloss, cache)["theta"], {}
 
 
 class Gate(Theta):
-    """``ensemble_gate`` as an op of R and r."""
+    """``gate`` as an op of R and r."""
 
     def __init__(self, *args: Any, x: Any, k: int | None, factor: float = 1.0) -> None:
         super().__init__(*args, factor=factor)
@@ -151,15 +151,15 @@ class Gate(Theta):
 
     def forward(self, w: Any, b: Any) -> Any:
         log_p, y, s, x = like(w, *self.of, self.x)
-        return ensemble_gate.forward(x, w, b, log_p, y, row_weight=s, k=self.k, l2=0.3)
+        return gate.forward(x, w, b, log_p, y, row_weight=s, k=self.k, l2=0.3)
 
     def backward(self, dloss: Any, cache: Any) -> Any:
-        d = ensemble_gate.backward(dloss, cache)
+        d = gate.backward(dloss, cache)
         return d["weight"], {"b": self.factor * d["bias"]}
 
 
 class Fused:
-    """``ensemble_fused`` as an op of its four parameters."""
+    """``fused`` as an op of its four parameters."""
 
     def __init__(self, x: Any, y: Any, s: Any, k: int | None, factor: float = 1.0) -> None:
         self.of, self.k, self.factor = (x, y, s), k, factor
@@ -168,10 +168,10 @@ class Fused:
     def forward(self, weight: Any, bias: Any, router: Any, router_bias: Any) -> Any:
         x, y, s = like(weight, *self.of)
         p = {"weight": weight, "bias": bias, "router": router, "router_bias": router_bias}
-        return ensemble_fused.forward(x, p, y, row_weight=s, k=self.k, balance=0.7, l2=0.2, anchor=self.anchor)
+        return fused.forward(x, p, y, row_weight=s, k=self.k, balance=0.7, l2=0.2, anchor=self.anchor)
 
     def backward(self, dloss: Any, cache: Any) -> Any:
-        _, d = ensemble_fused.backward(dloss, cache)
+        _, d = fused.backward(dloss, cache)
         d["router"] = self.factor * d["router"]
         return d.pop("weight"), d
 
@@ -224,10 +224,10 @@ def test_the_fused_layer_is_a_loop_over_rows_and_experts(k: int | None) -> None:
     spread = float(np.var(used) / np.mean(used) ** 2)  # CV²
     wanted = total / S.sum() + 0.4 * spread + 0.05 * sum(float((a**2).sum()) for a in p.values())
     for given in (x, scipy.sparse.csr_array(x)):
-        loss, cache = ensemble_fused.forward(given, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)
+        loss, cache = fused.forward(given, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)
         assert abs(loss - wanted) <= 1e-13 * wanted < abs(1.001 * loss - wanted)
-    sparse = ensemble_fused.backward(1.0, cache)[1]
-    dense = ensemble_fused.backward(1.0, ensemble_fused.forward(x, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)[1])[1]
+    sparse = fused.backward(1.0, cache)[1]
+    dense = fused.backward(1.0, fused.forward(x, p, y, row_weight=S, k=k, l2=0.1, balance=0.4)[1])[1]
     assert all(np.abs(sparse[name] - dense[name]).max() <= 1e-15 for name in p)
 
 
@@ -242,7 +242,7 @@ def test_weights_by_expectation_and_by_gradient_are_the_most_likely(weighted: bo
         options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 4000},
     )  # fmt: skip
     for name in ("validation", "gradient"):
-        lam = ensemble_rules.learnt(name, log_p, y, row_weight=s).arrays["weights"]
+        lam = rules.learnt(name, log_p, y, row_weight=s).arrays["weights"]
         assert abs(lam.sum() - 1) <= 1e-12
         assert -float(share @ np.log(lam @ said)) <= best.fun + 1e-5
     equal = -float(share @ np.log(np.full(E, 1 / E) @ said))  # control: equal weights are worse
@@ -253,9 +253,9 @@ def test_a_row_of_weight_two_is_two_rows_to_everything_that_is_learnt() -> None:
     log_p, y, x = answers(3, 20), targets(4, 20), rows(5, 20)
     s = np.where(np.arange(20) % 3 == 0, 2.0, 1.0)
     twice = np.repeat(np.arange(20), s.astype(int))
-    for name in ensemble_rules.LEARNT:
-        one = ensemble_rules.learnt(name, log_p, y, x=x, row_weight=s)
-        two = ensemble_rules.learnt(name, log_p[:, twice], y[twice], x=x[twice])
+    for name in rules.LEARNT:
+        one = rules.learnt(name, log_p, y, x=x, row_weight=s)
+        two = rules.learnt(name, log_p[:, twice], y[twice], x=x[twice])
         assert np.abs(one.combine(log_p, x) - two.combine(log_p, x)).max() <= 1e-6, name
 
 
@@ -268,7 +268,7 @@ def test_the_gate_and_stacking_learn_who_knows_what() -> None:
     first = (x[:, 0] > 0)[:, None]  # model 0 knows the rows with x_0 > 0, model 1 the others
     log_p = np.stack([np.where(first, sure, blind), np.where(first, blind, sure)])
     for k in (None, 1):
-        rule = ensemble_rules.learnt("gate", log_p[:, :300], y[:300], x=x[:300], k=k)
+        rule = rules.learnt("gate", log_p[:, :300], y[:300], x=x[:300], k=k)
         lam = rule.weights(x[300:], 2)
         clear = np.abs(x[300:, 0]) > 0.3
         assert (lam.argmax(0)[clear] == (x[300:, 0] <= 0)[clear]).mean() > 0.95
@@ -276,9 +276,9 @@ def test_the_gate_and_stacking_learn_who_knows_what() -> None:
         right = rule.combine(log_p[:, 300:], x[300:]).argmax(1) == y[300:]
         assert right[clear].mean() > 0.97
     upside_down = log_p[:, :, ::-1]  # an average of these is always wrong
-    rule = ensemble_rules.learnt("stacking", upside_down[:, :300], y[:300])
+    rule = rules.learnt("stacking", upside_down[:, :300], y[:300])
     assert (rule.combine(upside_down[:, 300:], x[300:]).argmax(1) == y[300:]).mean() == 1.0
-    wrong = ensemble_rules.given("average").combine(upside_down[:, 300:], x[300:])
+    wrong = rules.given("average").combine(upside_down[:, 300:], x[300:])
     assert (wrong.argmax(1) == y[300:]).mean() == 0.0
     with pytest.raises(ConfigError, match="there is no route"):
         rule.weights(x, 2)
@@ -286,28 +286,28 @@ def test_the_gate_and_stacking_learn_who_knows_what() -> None:
 
 def test_models_that_are_never_right_weigh_the_same() -> None:
     log_p = np.log(np.array([[[0.9, 0.1]], [[0.8, 0.2]]]))
-    assert ensemble_rules.learnt("accuracy", log_p, np.array([1])).arrays["weights"].tolist() == [0.5, 0.5]
+    assert rules.learnt("accuracy", log_p, np.array([1])).arrays["weights"].tolist() == [0.5, 0.5]
 
 
 def test_soft_votes_and_hard_votes_may_differ() -> None:
     log_p = np.log(np.array([[[0.6, 0.4]], [[0.6, 0.4]], [[0.01, 0.99]]]))
     x = np.zeros((1, 1))
-    assert ensemble_rules.given("vote").combine(log_p, x).argmax() == 0
-    assert ensemble_rules.given("average").combine(log_p, x).argmax() == 1
+    assert rules.given("vote").combine(log_p, x).argmax() == 0
+    assert rules.given("average").combine(log_p, x).argmax() == 1
     assert integrate.hard_vote(np.exp(log_p)).tolist() == [0]
 
 
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: ensemble_rules.given("mean"), "integration must be one of"),
-        (lambda: ensemble_rules.given("weights"), "needs weights"),
-        (lambda: ensemble_rules.given("weights", weights=[-1.0, 2.0]), "numbers >= 0"),
-        (lambda: ensemble_rules.given("weights", weights=[0.0, 0.0]), "not all 0"),
-        (lambda: ensemble_rules.given("distance"), "needs the centres"),
-        (lambda: ensemble_rules.given("posterior"), "regression of the subset"),
-        (lambda: ensemble_rules.given("gate"), "learnt from held-out"),
-        (lambda: ensemble_rules.learnt("vote", answers(), targets()), "not learnt"),
+        (lambda: rules.given("mean"), "integration must be one of"),
+        (lambda: rules.given("weights"), "needs weights"),
+        (lambda: rules.given("weights", weights=[-1.0, 2.0]), "numbers >= 0"),
+        (lambda: rules.given("weights", weights=[0.0, 0.0]), "not all 0"),
+        (lambda: rules.given("distance"), "needs the centres"),
+        (lambda: rules.given("posterior"), "regression of the subset"),
+        (lambda: rules.given("gate"), "learnt from held-out"),
+        (lambda: rules.learnt("vote", answers(), targets()), "not learnt"),
     ],
 )
 def test_bad_settings_say_what_to_do(call: Any, says: str) -> None:

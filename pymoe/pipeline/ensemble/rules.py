@@ -12,7 +12,7 @@ validation        most likely on held-out rows: ``sharing.integrate.stacked_weig
 gradient          the same, softmax(θ) with θ by Adam on ``ops.mixture_nll``                      probabilities
 distance          ∝ exp(-d_i(x)²/T) of the k nearest centres (c-BTM)                              probabilities
 posterior         p(i | x), that x is of subset i: a softmax regression of the subset on x        probabilities
-gate              a router of x, trained through ``ops.mixture_nll``: ``ensemble_gate``           probabilities
+gate              a router of x, trained through ``ops.mixture_nll``: module ``gate``                    probabilities
 stacking          none: a softmax regression on the held-out log-probabilities of all models      (its own)
 ================= =============================================================================== ==================
 
@@ -23,7 +23,7 @@ A soft vote is the class of the largest average.  What is learnt is learnt on ro
 a model is always right about rows that it has learnt by heart, and says nothing by it about the next row.
 
 Gradient of ``gradient``: λ = softmax(θ), dλ_i = -1/S Σ_n s_n p_i(y_n) / Σ_j λ_j p_j(y_n), dθ by the op ``softmax``.
-Sources: ``sharing.integrate``, ``ensemble_gate``; stacking, Wolpert, Neural Networks 5, 1992.
+Sources: ``sharing.integrate``, ``gate``; stacking, Wolpert, Neural Networks 5, 1992.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from pymoe.backend import namespace
 from pymoe.backend.errors import ConfigError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.ops import mixture_nll, softmax
-from pymoe.pipeline import descent, ensemble_gate, softmax_regression, sub_models, subsets
+from pymoe.pipeline import descent, softmax_regression, sub_models, subsets
 from pymoe.pipeline.descent import Settings
+from pymoe.pipeline.ensemble import gate
 from pymoe.sharing import integrate
 
 RULES = (
@@ -69,7 +70,7 @@ class Rule:
             found = softmax_regression.log_p(x, self.arrays["weight"], self.arrays["bias"])
             return np.ascontiguousarray(np.exp(found).T)
         if self.name == "gate":
-            return np.asarray(ensemble_gate.route(x, self.arrays["weight"], self.arrays["bias"], k=self.k)[0])
+            return np.asarray(gate.route(x, self.arrays["weight"], self.arrays["bias"], k=self.k)[0])
         lam = self.arrays.get("weights", np.full(models, 1 / models))
         return np.repeat(lam[:, None] / lam.sum(), int(x.shape[0]), axis=1)
 
@@ -105,7 +106,7 @@ def given(
     """
     checked(name)
     if name in LEARNT:
-        raise ConfigError(f"the rule {name!r} is learnt from held-out answers: ensemble_rules.learnt")
+        raise ConfigError(f"the rule {name!r} is learnt from held-out answers: ensemble.rules.learnt")
     if name == "weights":
         if weights is None:
             raise ConfigError("integration='weights' needs weights, one number >= 0 for each expert")
@@ -164,7 +165,7 @@ def learnt(
     if name == "stacking":
         found = sub_models.fit(sub_models.Task(_features(log_p), y, classes, s, l2))
         return Rule(name, arrays={"weight": found.weight, "bias": found.bias})
-    raise ConfigError(f"the rule {name!r} is not learnt: ensemble_rules.given")
+    raise ConfigError(f"the rule {name!r} is not learnt: ensemble.rules.given")
 
 
 class Cache(NamedTuple):
@@ -207,8 +208,8 @@ def _gate(x: Any, log_p: np.ndarray, y: np.ndarray, s: np.ndarray, k: int | None
         def objective(
             p: descent.Parameters, rows: Any, choices: int | None = choices
         ) -> tuple[float, descent.Parameters]:
-            loss, cache = ensemble_gate.forward(x, p["weight"], p["bias"], log_p, y, row_weight=s, k=choices, l2=l2)
-            return float(loss), ensemble_gate.backward(1.0, cache)
+            loss, cache = gate.forward(x, p["weight"], p["bias"], log_p, y, row_weight=s, k=choices, l2=l2)
+            return float(loss), gate.backward(1.0, cache)
 
         start = descent.run(objective, start, Settings(rounds=4, tol=1e-6)).result
     return start

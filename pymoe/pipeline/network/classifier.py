@@ -18,8 +18,8 @@ import numpy as np
 from pymoe.backend.errors import ConfigError, DataError, check_share
 from pymoe.ops import log_softmax
 from pymoe.pipeline import _sklearn as learn
-from pymoe.pipeline import network_features
-from pymoe.pipeline.network_estimator import NetworkEstimator, _canonical
+from pymoe.pipeline.network import scaling
+from pymoe.pipeline.network.estimator import NetworkEstimator, _canonical
 
 
 class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
     d_shared             width of an expert that every row passes (0: none)
     linear_experts       whether each expert also has a linear map of the features themselves
     dense                the dense twin: no experts, as many active parameters
-    scale                "global" or "log-ratio": ``pipeline.network_features``
+    scale                "global" or "log-ratio": ``pipeline.network.scaling``
     l2                   the penalty of the linear part against the sum of the rows' losses, 1 / C of scikit-learn
     dropout              share of the nonzero features left out in a step; "auto": 0.5 where most of x is 0, else 0
     label_smoothing      ε
@@ -38,7 +38,7 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
     class_weight         None, "balanced", or {class: weight}
     epochs               passes over the rows; None: 8, and at least 400 steps
     batch_size           rows of a step; up to that many rows: all in each step
-    lr_linear, lr_embed, lr    first rates of the linear part, U, the rest (``network_descent``); they fall to 0
+    lr_linear, lr_embed, lr    first rates of the linear part, U, the rest (``steps``); they fall to 0
     early_stopping       hold out ``validation_fraction`` of the rows, stop when their loss has not fallen by ``tol``
                          for ``n_iter_no_change`` passes, and keep the best pass
     verbose              a bar on a terminal, else a line for each pass
@@ -113,12 +113,7 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoEClassifier:
         """X (N, V), y (N,) classes, sample_weight (N,) >= 0."""
         X, y, weight = self._checked(X, y, sample_weight, reset=True)
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise DataError(
-                f"a classifier needs rows of at least 2 classes, got only one class, {y[0]!r}, in "
-                f"n_samples = {len(y)}: give rows of another class"
-            )
+        self.classes_ = learn.two_classes(y)
         if self.class_weight is not None:
             weight = weight * learn.compute_sample_weight(self.class_weight, y)
         self._begin()
@@ -178,24 +173,22 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         self._outputs = len(self.classes_)
         self._check_settings()
         check_share("label_smoothing", self.label_smoothing)
-        if self.scale not in network_features.SCALES:
-            raise ConfigError(f"scale must be one of {network_features.SCALES}, got {self.scale!r}")
+        if self.scale not in scaling.SCALES:
+            raise ConfigError(f"scale must be one of {scaling.SCALES}, got {self.scale!r}")
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
         """Rows of weight above 0 only."""
-        X, y = learn.validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset, accept_large_sparse=False
-        )
+        X, y = self._valid(X, y, reset=reset)
         learn.check_classification_targets(y)
         y = learn.column_or_1d(y, warn=True)
-        weight = self._weights(sample_weight, X)
+        weight = learn.row_weights(sample_weight, X)
         (alive,) = np.nonzero(weight > 0)
         if len(alive) < len(weight):
             X, y, weight = X[alive], y[alive], weight[alive]
         return _canonical(X), y, weight
 
     def _ratio(self, x: Any, t: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
-        return None if self.scale == "global" else network_features.log_ratio(x, t, weight, self._outputs)
+        return None if self.scale == "global" else scaling.log_ratio(x, t, weight, self._outputs)
 
     def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
         log_p = log_softmax.forward(y)[0]
@@ -210,129 +203,3 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
 
     def _take_facts(self, meta: dict[str, Any]) -> None:
         self.classes_ = np.array(meta["classes"], dtype=meta["classes_dtype"])
-
-
-class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc]
-    """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn regressor of one value or several.
-
-    The settings are those of ``MoEClassifier``.
-
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.standard_normal((200, 5))
-    >>> model = MoERegressor(random_state=0).fit(x, 3 * x[:, 0] + 7)
-    >>> bool(model.score(x, 3 * x[:, 0] + 7) > 0.95)
-    True
-    """
-
-    def __init__(
-        self,
-        n_experts: int = 4,
-        *,
-        k: int = 2,
-        d_model: int = 16,
-        d_ff: int = 16,
-        d_shared: int = 0,
-        linear_experts: bool = True,
-        dense: bool = False,
-        l2: float = 1.0,
-        dropout: float | str = "auto",
-        balance: float = 0.01,
-        z: float = 0.0001,
-        epochs: int | None = None,
-        batch_size: int = 256,
-        lr_linear: float = 1.0,
-        lr_embed: float = 0.0001,
-        lr: float = 0.001,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 3,
-        tol: float = 0.0,
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        self.n_experts = n_experts
-        self.k = k
-        self.d_model = d_model
-        self.d_ff = d_ff
-        self.d_shared = d_shared
-        self.linear_experts = linear_experts
-        self.dense = dense
-        self.l2 = l2
-        self.dropout = dropout
-        self.balance = balance
-        self.z = z
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr_linear = lr_linear
-        self.lr_embed = lr_embed
-        self.lr = lr
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.random_state = random_state
-        self.verbose = verbose
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
-        """X (N, V), y (N,) or (N, M) numbers, sample_weight (N,) >= 0."""
-        X, values, weight = self._checked(X, y, sample_weight, reset=True)
-        self._begin(values, weight)
-        self._fit(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
-        return self
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
-        """One more pass over these rows; the first call sets the scale of the features and of y."""
-        first = not hasattr(self, "_descent")
-        X, values, weight = self._checked(X, y, sample_weight, reset=first)
-        if first:
-            self._begin(values, weight)
-            self._start(X, (values - self.mean_) / self.std_, weight)
-        elif values.shape[1] != self._outputs:
-            raise DataError(f"y has {values.shape[1]} columns, but had {self._outputs} in the first call")
-        self._partial(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """(N,), or (N, M) where y had two axes."""
-        y = self._y(X)
-        y = np.asarray(y * self.std_.astype(y.dtype) + self.mean_.astype(y.dtype))
-        return y if self._two_axes else y[:, 0]
-
-    def _begin(self, values: np.ndarray, weight: np.ndarray) -> None:
-        self._outputs = values.shape[1]
-        self._check_settings()
-        share = weight / weight.sum()
-        self.mean_ = share @ values
-        std = np.sqrt(share @ np.square(values - self.mean_))
-        self.std_ = np.where(std > 0, std, 1.0)
-
-    def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
-        X, y = learn.validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset, accept_large_sparse=False,
-            multi_output=True, y_numeric=True,
-        )  # fmt: skip
-        if reset:
-            self._two_axes = y.ndim == 2
-        values = np.array(y, np.float64).reshape(len(y), -1)
-        weight = self._weights(sample_weight, X)
-        (alive,) = np.nonzero(weight > 0)
-        if len(alive) < len(weight):
-            X, values, weight = X[alive], np.ascontiguousarray(values[alive]), weight[alive]
-        return _canonical(X), values, weight
-
-    def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
-        apart = y - t.astype(y.dtype)
-        loss = 0.5 * float(share @ np.einsum("nm,nm->n", apart, apart))
-        return loss, apart * share[:, None].astype(y.dtype)
-
-    def _facts(self) -> dict[str, Any]:
-        return {"mean": self.mean_.tolist(), "std": self.std_.tolist(), "two_axes": self._two_axes}
-
-    def _take_facts(self, meta: dict[str, Any]) -> None:
-        self.mean_, self.std_ = np.array(meta["mean"]), np.array(meta["std"])
-        self._two_axes = bool(meta["two_axes"])
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags

@@ -10,7 +10,7 @@ sharing    the experts (W_i, b_i)
 separate   each trained from 0, pulled to 0
 trunk      W_i = W_0 + Δ_i: W_0 trained on all rows, W_i trained from W_0, with an L2 penalty on Δ_i only
 average    one expert: the mean of the trunk's branches (a soup; ``sharing.btx.mean``)
-fused      the trunk's branches as the experts of a MoE layer with a new router, all trained on (``ensemble_fused``)
+fused      the trunk's branches as the experts of a MoE layer with a new router, all trained on (``ensemble.fused``)
 ========== ============================================================================================================
 
 Sources: Li et al., *Branch-Train-Merge*, arXiv:2208.03306 (trunk, average); Sukhbaatar et al., arXiv:2403.07816
@@ -29,10 +29,10 @@ from pymoe.backend.errors import ConfigError, DataError, check_integer, check_sh
 from pymoe.backend.rng import generator
 from pymoe.ops import log_softmax
 from pymoe.pipeline import _sklearn as learn
-from pymoe.pipeline import descent, ensemble_fused, ensemble_rows, ensemble_rules, subsets
-from pymoe.pipeline import ensemble_training as training
+from pymoe.pipeline import descent, merging, subsets
 from pymoe.pipeline.descent import Settings
-from pymoe.pipeline.ensemble_rules import Rule
+from pymoe.pipeline.ensemble import fused, rules, training
+from pymoe.pipeline.ensemble.rules import Rule
 from pymoe.pipeline.reduce import Reduce
 from pymoe.pipeline.sparsify import Sparsify
 
@@ -40,15 +40,15 @@ SUBSETS = ("random", "label", "group", "cluster")
 STAGES: dict[str, Any] = {"sparsify": Sparsify, "reduce": Reduce}
 
 
-class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # type: ignore[misc]
+class SparseExpertClassifier(learn.ClassifierMixin, learn.SparseRows, learn.BaseEstimator):  # type: ignore[misc]
     """An ensemble of linear softmax experts on dense or scipy.sparse rows, as a scikit-learn classifier.
 
     n_experts            E (subsets="group": one for each group, whatever E)
     subsets              "random", "label", "cluster", or "group": ``fit(X, y, groups=...)``; ``pipeline.subsets``
     overlap              the share of the other rows that each subset (random, label) also gets
     sharing              the table of the module
-    integration, weights, temperature, k    ``pipeline.ensemble_rules``; k: experts for a row (distance, gate, fused)
-    balance              what it costs the fused layer to use its experts unevenly: ``pipeline.ensemble_fused``
+    integration, weights, temperature, k    ``pipeline.ensemble.rules``; k: experts for a row (distance, gate, fused)
+    balance              what it costs the fused layer to use its experts unevenly: ``pipeline.ensemble.fused``
     sparsifier, reducer  a ``Sparsify`` or a ``Reduce``, never both: the article's flow chart takes one of them
     l2, l2_trunk         the penalty against the sum of the rows' losses, 1 / C of scikit-learn; None: as l2
     solver, tol, max_rounds    ``pipeline.descent``
@@ -126,22 +126,15 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
     def fit(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> SparseExpertClassifier:
         """X (N, D), y (N,) classes, groups (N,) of subsets="group", sample_weight (N,) >= 0."""
         self._check_settings(groups)
-        X, y = learn.validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], accept_large_sparse=False
-        )
+        X, y = self._valid(X, y, reset=True)
         learn.check_classification_targets(y)
-        weight = self._weight(sample_weight, X)
+        weight = learn.row_weights(sample_weight, X)
         used = y[weight > 0]
-        self.classes_ = np.unique(used)
-        if len(self.classes_) < 2:
-            raise DataError(
-                f"a classifier needs rows of at least 2 classes, got only one class, {used[0]!r}, in "
-                f"n_samples = {len(used)}: give rows of another class"
-            )
+        self.classes_ = learn.two_classes(used)
         label = np.searchsorted(self.classes_, np.where(weight > 0, y, used[0]))
         seed = learn.seed(self.random_state)
         names, group = self._groups(groups, len(y))
-        merged = ensemble_rows.merge(X, np.stack([label, group], axis=1), weight, seed)
+        merged = merging.merge(X, np.stack([label, group], axis=1), weight, seed)
         rows = X[merged.rows]
         self.stage_ = self._stage(rows, seed)
         rows = rows if self.stage_ is None else self.stage_.transform(rows)
@@ -159,7 +152,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         """(N, C) ŷ(x) = Σ_i w_i p_i(x); groups (N,): where a row's group has an expert, that one alone answers."""
         X = self._rows(X)
         if self.router_ is not None:
-            y, _, _ = ensemble_fused.mixed(X, self._fused(), k=self.k)
+            y, _, _ = fused.mixed(X, self._fused(), k=self.k)
             return np.asarray(np.exp(log_softmax.forward(y)[0]))
         log_p = self._log_p(X)
         p = self.rule_.combine(log_p, X)
@@ -178,7 +171,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         """(N, E) the weight w_i(x) of each expert in each row's answer; ConfigError for stacking, which has none."""
         X = self._rows(X)
         if self.router_ is not None:
-            _, routes, mix = ensemble_fused.mixed(X, self._fused(), k=self.k)
+            _, routes, mix = fused.mixed(X, self._fused(), k=self.k)
             return np.asarray(mix.weight.T)
         lam = self.rule_.weights(X, len(self.weight_)).T
         if groups is None:
@@ -256,7 +249,7 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
             raise ConfigError(f"subsets must be one of {SUBSETS}, got {self.subsets!r}")
         if self.sharing not in training.SHARING:
             raise ConfigError(f"sharing must be one of {training.SHARING}, got {self.sharing!r}")
-        ensemble_rules.checked(self.integration)
+        rules.checked(self.integration)
         if self.sparsifier is not None and self.reducer is not None:
             raise ConfigError("give sparsifier or reducer, not both: two stages before the classifier make a Pipeline")
         if (groups is None) == (self.subsets == "group"):
@@ -269,14 +262,6 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
             raise ConfigError(f"balance must be a finite number >= 0, got {self.balance!r}")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
-
-    def _weight(self, sample_weight: Any, X: Any) -> np.ndarray:
-        if sample_weight is not None and not np.any(np.asarray(sample_weight)):
-            raise DataError("sample_weight is zero for every row: nothing is left to train on")
-        weight: np.ndarray = learn.check_sample_weight(sample_weight, X, dtype=np.float64)
-        if (weight < 0).any():
-            raise DataError(f"sample_weight must not be negative, got {weight.min()} in row {int(weight.argmin())}")
-        return weight
 
     def _plan(self, seed: int) -> training.Plan:
         length = 10 if self.early_stopping else 50
@@ -333,14 +318,12 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
 
     def _rows(self, X: Any) -> Any:
         learn.check_is_fitted(self)
-        X = learn.validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False, accept_large_sparse=False
-        )
+        X = self._valid(X)
         X = X if self.stage_ is None else self.stage_.transform(X)
         return scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else X
 
     def _log_p(self, rows: Any) -> np.ndarray:
-        return np.asarray(log_softmax.forward(ensemble_fused.expert_logits(rows, self.weight_, self.bias_))[0])
+        return np.asarray(log_softmax.forward(fused.expert_logits(rows, self.weight_, self.bias_))[0])
 
     def _fused(self) -> descent.Parameters:
         assert self.router_ is not None
@@ -356,8 +339,3 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.BaseEstimator):  # typ
         names = np.asarray(self.group_names_)
         at = np.minimum(np.searchsorted(names, values), len(names) - 1)
         return at, names[at] == values
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags

@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pymoe.backend.errors import CheckpointError, ConfigError, DataError
-from pymoe.pipeline import ensemble_rows, ensemble_rules, sub_models
-from pymoe.pipeline.ensemble import SparseExpertClassifier
+from pymoe.pipeline import merging, sub_models
+from pymoe.pipeline.ensemble import rules
+from pymoe.pipeline.ensemble.classifier import SparseExpertClassifier
 from pymoe.pipeline.reduce import Reduce
 from pymoe.pipeline.sparsify import Sparsify
 
@@ -93,7 +94,7 @@ def test_sparse_is_dense_and_a_state_brings_back_the_same_bits(sharing: str, kin
     assert sorted(seen.tolist()) == list(range(300))
 
 
-@pytest.mark.parametrize("integration", ensemble_rules.RULES)
+@pytest.mark.parametrize("integration", rules.RULES)
 def test_every_integration_trains_and_comes_back(integration: str) -> None:
     x, y, g = data()
     weights = [0.7, 0.3] if integration == "weights" else None
@@ -129,20 +130,20 @@ def test_the_order_of_rows_and_a_weight_in_place_of_a_repetition_change_no_bit()
 
 def test_merged_rows_are_the_rows() -> None:
     x = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 1.0], [-0.0, 1.0], [2.0, 0.0]])
-    found = ensemble_rows.merge(x, np.array([[0], [0], [0], [1], [0]]), np.array([1.0, 2.0, 3.0, 4.0, 0.5]), 7)
+    found = merging.merge(x, np.array([[0], [0], [0], [1], [0]]), np.array([1.0, 2.0, 3.0, 4.0, 0.5]), 7)
     kept = {tuple(x[r]) + (w,) for r, w in zip(found.rows, found.weight, strict=True)}
     assert kept == {(0.0, 1.0, 4.0), (2.0, 0.0, 2.5)} and sorted(found.weight) == [2.5, 4.0, 4.0]
     assert len(set(found.distinct)) == 2 and found.place[0] == found.place[2] != found.place[3]
-    sparse = ensemble_rows.merge(scipy.sparse.csr_array(x), np.zeros((5, 1), int), np.ones(5), 7)
-    dense = ensemble_rows.merge(x.astype(np.float32), np.zeros((5, 1), int), np.ones(5), 7)
+    sparse = merging.merge(scipy.sparse.csr_array(x), np.zeros((5, 1), int), np.ones(5), 7)
+    dense = merging.merge(x.astype(np.float32), np.zeros((5, 1), int), np.ones(5), 7)
     assert (sparse.rows == dense.rows).all()
 
 
 def test_held_out_rows_leave_a_row_of_each_class() -> None:
     y = np.repeat([0, 1, 2, 3], [100, 10, 2, 1])
-    out = ensemble_rows.held_out(y, np.arange(113), 0.2)
+    out = merging.held_out(y, np.arange(113), 0.2)
     assert [int(out[y == c].sum()) for c in range(4)] == [20, 2, 0, 0]
-    few = ensemble_rows.held_out(np.array([0, 1, 1]), np.arange(3), 0.1)
+    few = merging.held_out(np.array([0, 1, 1]), np.arange(3), 0.1)
     assert few.tolist() == [False, False, True]
 
 

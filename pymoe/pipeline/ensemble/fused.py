@@ -1,6 +1,6 @@
 r"""Branch-Train-MiX of linear sub-models: their weights become the experts of one MoE layer with a new router.
 
-Forward, x (N, D) dense or scipy.sparse, expert e = (W_e, b_e), λ (E, N) as of ``ensemble_gate.route``::
+Forward, x (N, D) dense or scipy.sparse, expert e = (W_e, b_e), λ (E, N) as of ``gate.route``::
 
     z_e  = x W_eᵀ + b_e                                      (E, N, C)
     y    = Σ_e λ_e z_e                                       (N, C)   the layer adds logits, as a MoE layer does
@@ -11,7 +11,7 @@ Forward, x (N, D) dense or scipy.sparse, expert e = (W_e, b_e), λ (E, N) as of 
 Backward, dy_n = dloss s_n / S (softmax(y_n) - onehot(t_n))::
 
     dz_e = λ_e dy,  dλ_en = ⟨dy_n, z_en⟩ + dloss balance 2 E m_e s_n / S          ⟨.⟩: op ``mixture``
-    dW_e = dz_eᵀ x + dloss l2 (W_e - A_e),  db_e likewise,  dR and dr by ``ensemble_gate.route_backward``
+    dW_e = dz_eᵀ x + dloss l2 (W_e - A_e),  db_e likewise,  dR and dr by ``gate.route_backward``
 
 The rule of ``sharing.btx``: what is a feed-forward is stacked, the router is new (N(0, std²)), all else would be
 averaged, and then everything is trained on.  A linear sub-model is all feed-forward, so nothing is left to average.
@@ -32,13 +32,13 @@ import numpy as np
 from pymoe.backend import namespace, real
 from pymoe.backend.namespace import Array
 from pymoe.ops import log_softmax, mixture
-from pymoe.pipeline import ensemble_gate
+from pymoe.pipeline.ensemble import gate
 
 
 class Cache(NamedTuple):
     p: dict[str, Array]
     x: Any  # (N, D)
-    routes: ensemble_gate.Routes
+    routes: gate.Routes
     mix: mixture.Cache
     log_p: Array  # (N, C)
     targets: Array  # (N,)
@@ -49,9 +49,9 @@ class Cache(NamedTuple):
     anchor: tuple[Array, Array] | None  # (C, D) and (C,), or (E, C, D) and (E, C)
 
 
-def mixed(x: Any, p: dict[str, Array], *, k: int | None = None) -> tuple[Array, ensemble_gate.Routes, mixture.Cache]:
+def mixed(x: Any, p: dict[str, Array], *, k: int | None = None) -> tuple[Array, gate.Routes, mixture.Cache]:
     """y (N, C) of x and p = {"weight": (E, C, D), "bias": (E, C), "router": (E, D), "router_bias": (E,)}, caches."""
-    lam, routes = ensemble_gate.route(x, p["router"], p["router_bias"], k=k)
+    lam, routes = gate.route(x, p["router"], p["router_bias"], k=k)
     z = expert_logits(x, p["weight"], p["bias"])
     y, mix = mixture.forward(z, lam)
     return y, routes, mix
@@ -111,7 +111,7 @@ def backward(dloss: Any, cache: Cache) -> tuple[Any, dict[str, Array]]:
     dlam = d["weight"]
     if balance:
         dlam = dlam + dloss * balance * 2 * int(m.shape[0]) * m[:, None] * share[None, :]
-    router = ensemble_gate.route_backward(dlam, routes)
+    router = gate.route_backward(dlam, routes)
     e, n, c = (int(m) for m in dz.shape)
     dw = np.asarray(x.T @ np.ascontiguousarray(dz.transpose(1, 0, 2)).reshape(n, e * c)).T.reshape(e, c, -1)
     dp = {"weight": dw, "bias": xp.sum(dz, axis=1), "router": router["weight"], "router_bias": router["bias"]}

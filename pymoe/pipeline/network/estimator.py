@@ -14,8 +14,9 @@ from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError, DataError, NonFiniteError, check_integer, check_share
 from pymoe.backend.rng import generator
 from pymoe.pipeline import _sklearn as learn
-from pymoe.pipeline import ensemble_rows, network, network_descent, network_features
-from pymoe.pipeline.network import NetworkConfig
+from pymoe.pipeline import merging
+from pymoe.pipeline.network import model, scaling, steps
+from pymoe.pipeline.network.model import NetworkConfig
 
 ROWS = 4096  # of a prediction at a time
 PASSES, STEPS = 8, 400  # the least of epochs=None
@@ -29,7 +30,7 @@ class Rows(NamedTuple):
     weight: np.ndarray  # (N,)
 
 
-class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
+class NetworkEstimator(learn.SparseRows, learn.BaseEstimator):  # type: ignore[misc]
     """The part of both estimators that is the same; a subclass has the targets and the loss."""
 
     _outputs: int
@@ -46,7 +47,7 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
         learn.check_is_fitted(self)
         if not self.config_.n_experts:
             raise ConfigError("a dense network has no experts to route to: take dense=False")
-        found = [out.routing for out in self._answers(self._valid(X))]
+        found = [out.routing for out in self._answers(_canonical(self._valid(X)))]
         return np.concatenate([r.idx for r in found]), np.concatenate([r.weight for r in found])
 
     def dense_twin(self) -> Any:
@@ -118,10 +119,10 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
         """Scale, first parameters, an empty record."""
         self._seed = learn.seed(self.random_state)
         self.ratio_ = self._ratio(x, t, weight)
-        self.scale_ = 1.0 if self.ratio_ is not None else network_features.unit(x, weight / weight.sum())
+        self.scale_ = 1.0 if self.ratio_ is not None else scaling.unit(x, weight / weight.sum())
         self.config_ = self._network()
-        p = network.init(generator(self._seed, 0), self.config_, x.dtype)
-        self._descent = network_descent.start(p)
+        p = model.init(generator(self._seed, 0), self.config_, x.dtype)
+        self._descent = steps.start(p)
         self._spent = np.random.SeedSequence([self._seed, 1])
         self.loss_curve_: list[float] = []
         self.validation_loss_: list[float] = []
@@ -129,8 +130,8 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
 
     def _merged(self, x: Any, labels: np.ndarray, t: np.ndarray, weight: np.ndarray) -> tuple[Rows, np.ndarray]:
         """Equal rows as one, in the order of their hashes, and the number of each among the distinct."""
-        found = ensemble_rows.merge(x, labels, weight, self._seed)
-        rows = network_features.apply(x[found.rows], self.ratio_, self.scale_)
+        found = merging.merge(x, labels, weight, self._seed)
+        rows = scaling.apply(x[found.rows], self.ratio_, self.scale_)
         return Rows(rows, t[found.rows], found.weight), found.distinct
 
     def _train(self, data: Rows, distinct: np.ndarray) -> None:
@@ -138,7 +139,7 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
         train, held = data, None
         if self.early_stopping:
             strata = data.t if data.t.ndim == 1 and data.t.dtype.kind == "i" else np.zeros(len(data.t), np.int64)
-            out = ensemble_rows.held_out(strata, distinct, self.validation_fraction)
+            out = merging.held_out(strata, distinct, self.validation_fraction)
             if not out.any() or out.all():
                 raise DataError(f"early stopping needs a row to hold out and one to train on, got {len(out)} rows")
             train, held = _take(data, np.flatnonzero(~out)), _take(data, np.flatnonzero(out))
@@ -167,7 +168,7 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
     def _pass(self, data: Rows, key: int, rate: Any) -> None:
         """One pass over the rows; batch (seed, key, ...) of the draws."""
         n, total = len(data.weight), float(data.weight.sum())
-        rates = network_descent.Rates(self.lr_linear, self.lr_embed, self.lr, self.l2 / total)
+        rates = steps.Rates(self.lr_linear, self.lr_embed, self.lr, self.l2 / total)
         dropout = self._dropout(data.x)
         cotangents = {"balance": self.balance, "z": self.z} if self.config_.n_experts else None
 
@@ -175,14 +176,14 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
             whole = len(rows) == n
             x = data.x if whole else data.x[rows]
             part = data.weight[rows] / total * (n / len(rows))  # Σ over the batches of a pass: each row as its weight
-            x = network_descent.drop(x, dropout, generator(self._seed, 2, step))
+            x = steps.drop(x, dropout, generator(self._seed, 2, step))
             share = part.astype(x.dtype)
-            out, cache = network.forward(x, p, self.config_, share=share)
+            out, cache = model.forward(x, p, self.config_, share=share)
             loss, dy = self._loss(out.y, data.t if whole else data.t[rows], share)
-            _, dp = network.backward(dy, cache, cotangents)
+            _, dp = model.backward(dy, cache, cotangents)
             return loss, dp
 
-        self._descent, loss = network_descent.one_pass(
+        self._descent, loss = steps.one_pass(
             self._descent, objective, rates, generator(self._seed, 1, key), n, self.batch_size, rate
         )
         if not math.isfinite(loss):
@@ -194,7 +195,7 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
         p, total, loss = tree.unflatten(self._descent.p), float(held.weight.sum()), 0.0
         for at in range(0, len(held.weight), ROWS):
             part = slice(at, at + ROWS)
-            y = network.forward(held.x[part], p, self.config_)[0].y
+            y = model.forward(held.x[part], p, self.config_)[0].y
             loss += self._loss(y, held.t[part], held.weight[part] / total)[0]
         return loss
 
@@ -218,35 +219,16 @@ class NetworkEstimator(learn.BaseEstimator):  # type: ignore[misc]
 
     # -- rows in, numbers out
 
-    def _valid(self, X: Any) -> Any:
-        X = learn.validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False, accept_large_sparse=False
-        )
-        return _canonical(X)
-
-    def _answers(self, x: Any) -> Iterator[network.Output]:
+    def _answers(self, x: Any) -> Iterator[model.Output]:
         dtype = self.parameters_["head"]["weight"].dtype
         x = x if x.dtype == dtype else x.astype(dtype)
         for at in range(0, x.shape[0], ROWS):
-            rows = network_features.apply(x[at : at + ROWS], self.ratio_, self.scale_)
-            yield network.forward(rows, self.parameters_, self.config_)[0]
+            rows = scaling.apply(x[at : at + ROWS], self.ratio_, self.scale_)
+            yield model.forward(rows, self.parameters_, self.config_)[0]
 
     def _y(self, X: Any) -> np.ndarray:
         learn.check_is_fitted(self)
-        return np.concatenate([out.y for out in self._answers(self._valid(X))])
-
-    def _weights(self, sample_weight: Any, x: Any) -> np.ndarray:
-        if sample_weight is not None and not np.any(np.asarray(sample_weight)):
-            raise DataError("sample_weight is zero for every row: nothing is left to train on")
-        weight: np.ndarray = learn.check_sample_weight(sample_weight, x, dtype=np.float64)
-        if (weight < 0).any():
-            raise DataError(f"sample_weight must not be negative, got {weight.min()} in row {int(weight.argmin())}")
-        return weight
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+        return np.concatenate([out.y for out in self._answers(_canonical(self._valid(X)))])
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "parameters_")

@@ -17,9 +17,10 @@ import numpy as np
 from pymoe.backend.errors import ConfigError, DataError
 from pymoe.backend.rng import generator
 from pymoe.ops import log_softmax
-from pymoe.pipeline import descent, ensemble_fused, ensemble_rows, ensemble_rules, sub_models, subsets
+from pymoe.pipeline import descent, merging, sub_models, subsets
 from pymoe.pipeline.descent import Settings
-from pymoe.pipeline.ensemble_rules import Rule
+from pymoe.pipeline.ensemble import fused, rules
+from pymoe.pipeline.ensemble.rules import Rule
 from pymoe.pipeline.sub_models import SubModel, Task
 from pymoe.sharing import btx, gates
 
@@ -79,10 +80,10 @@ def train(plan: Plan, data: Data, parts: list[np.ndarray], distinct: np.ndarray)
     experts = 1 if plan.sharing == "average" else len(parts)
     if plan.k is not None and not 1 <= plan.k <= experts:
         raise ConfigError(f"k must lie in 1..{experts}, the number of experts, got {plan.k!r}")
-    learns = plan.integration in ensemble_rules.LEARNT and plan.sharing != "fused"
+    learns = plan.integration in rules.LEARNT and plan.sharing != "fused"
     out = np.zeros(len(data.y), bool)
     if learns or plan.early_stopping:
-        out = ensemble_rows.held_out(data.y, distinct, plan.validation_fraction)
+        out = merging.held_out(data.y, distinct, plan.validation_fraction)
         if not out.any():
             raise DataError(
                 f"of {len(data.y)} different rows none can be held out with validation_fraction="
@@ -156,15 +157,15 @@ def fuse(
     def objective(p: descent.Parameters, batch: Any) -> tuple[float, descent.Parameters]:
         of = slice(None) if batch is None else batch
         part = x if batch is None else x[batch]
-        loss, cache = ensemble_fused.forward(part, p, y[of], row_weight=s[of], anchor=anchor, **terms)
-        return float(loss), ensemble_fused.backward(1.0, cache)[1]
+        loss, cache = fused.forward(part, p, y[of], row_weight=s[of], anchor=anchor, **terms)
+        return float(loss), fused.backward(1.0, cache)[1]
 
     held = None
     if out.any():
         other = np.flatnonzero(out)
 
         def held(p: descent.Parameters) -> float:
-            loss, _ = ensemble_fused.forward(data.x[other], p, data.y[other], row_weight=data.weight[other], k=plan.k)
+            loss, _ = fused.forward(data.x[other], p, data.y[other], row_weight=data.weight[other], k=plan.k)
             return float(loss)
 
     state: Any = start
@@ -198,7 +199,7 @@ def _rule(
             means = [v[rows].mean(axis=0) for rows in parts]
             centres = np.stack([np.asarray(m).reshape(-1) for m in means])
             centres = centres.mean(axis=0, keepdims=True) if plan.sharing == "average" else centres
-        rule = ensemble_rules.given(
+        rule = rules.given(
             plan.integration,
             weights=plan.weights,
             centres=centres,
@@ -213,9 +214,9 @@ def _rule(
     rows = np.flatnonzero(out)
     x = data.x[rows]
     weight, bias = np.stack([m.weight for m in models]), np.stack([m.bias for m in models])
-    log_p = log_softmax.forward(ensemble_fused.expert_logits(x, weight, bias))[0]
+    log_p = log_softmax.forward(fused.expert_logits(x, weight, bias))[0]
     s = data.weight[rows]
-    return ensemble_rules.learnt(plan.integration, log_p, data.y[rows], x=x, row_weight=s, k=plan.k, l2=plan.l2)
+    return rules.learnt(plan.integration, log_p, data.y[rows], x=x, row_weight=s, k=plan.k, l2=plan.l2)
 
 
 def _posterior(plan: Plan, data: Data, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
