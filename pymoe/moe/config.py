@@ -86,6 +86,16 @@ class MoEConfig:
             self._check_tied(self.tied)
 
     def _check_shared(self) -> None:
+        if (self.shared == "joint") != (self.router.norm == "joint"):
+            raise ConfigError(
+                "shared='joint' takes its weights from a router of norm='joint', and only it does: "
+                f"got shared={self.shared!r}, norm={self.router.norm!r}"
+            )
+        if self.shared == "joint" and self.n_shared != self.router.n_shared_logits:
+            raise ConfigError(
+                "a joint router has a logit for each shared expert: got "
+                f"n_shared={self.n_shared}, n_shared_logits={self.router.n_shared_logits}"
+            )
         if not (self.shared_form is None or isinstance(self.shared_form, Form)):
             raise ConfigError(f"shared_form must be a moe.Form or None, got {self.shared_form!r}")
         if not self.d_shared:

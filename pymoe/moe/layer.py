@@ -4,14 +4,14 @@ Forward::
 
     (routing, losses) = router(x)              score -> select -> weigh
     plan = Plan(routing)                       the permutation, once
-    m = experts(x, g, plan)                    or post(experts(pre(x), g, plan)) in a latent space
+    m = experts(x, g, plan) (+ nulls(x, g))    or post(experts(pre(x), g, plan)) in a latent space
     y = output(m, shared(x))                   their sum, or what the settings make of it
 
 Backward, bottom to top::
 
     dm, df                 = output.backward(dy)
     dx_shared              = shared.backward(df)
-    dx_experts, dg         = experts.backward(dm)          between the two projections of a latent space
+    dx_experts, dg         = experts.backward(dm)          between the two projections of a latent space; nulls likewise
     dx_router              = router.backward(dg, cotangents of the losses)
     dx = dx_experts + dx_router + dx_shared
 
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from pymoe.backend import device, is_complex, is_floating, namespace
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.moe import experts, latent, output, parameters, plan, router, shared
+from pymoe.moe import experts, latent, nulls, output, parameters, plan, router, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws
 from pymoe.moe.given import Given
@@ -46,6 +46,7 @@ class Cache(NamedTuple):
     router: router.Cache
     experts: experts.Cache
     latent: tuple[Any, Any] | None  # caches of the projections before and after the experts
+    null: nulls.Cache | None
     shared: shared.Cache | None
     output: output.Cache
 
@@ -90,8 +91,9 @@ def forward(
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
     given = (given or Given())._replace(sequences=shape[0] if len(shape) == 3 else 1)
     (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws, given)
-    plan_ = plan.make(_stored(routing.idx, cfg), routing.kept, cfg.n_stored)
-    seen, latent_cache, common, shared_cache = x, None, None, None
+    idx, kept = nulls.experts_only(routing.idx, routing.kept, cfg.router)
+    plan_ = plan.make(_stored(idx, cfg), kept, cfg.n_stored)
+    seen, latent_cache, null_cache, common, shared_cache = x, None, None, None, None
     if cfg.d_latent:
         seen, pre = latent.forward_pre(x, p["latent"], cfg.latent_norm)
     m, experts_cache = experts.forward(
@@ -100,10 +102,13 @@ def forward(
     if cfg.d_latent:
         m, post = latent.forward_post(m, p["latent"])
         latent_cache = pre, post
+    if cfg.router.null_experts:
+        extra, null_cache = nulls.forward(x, routing.idx, routing.kept, routing.weight, p.get("null", {}), cfg.router)
+        m = m + extra
     if cfg.d_shared:
-        common, shared_cache = shared.forward(x, p["shared"], cfg, mask)
+        common, shared_cache = shared.forward(x, p["shared"], cfg, mask, routing.shared_weight)
     y, output_cache = output.forward(m, common, p.get("output", {}), cfg, mask)
-    cache = Cache(shape, y.dtype, router_cache, experts_cache, latent_cache, shared_cache, output_cache)
+    cache = Cache(shape, y.dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache)
     return Output(xp.reshape(y, shape), losses, routing), cache
 
 
@@ -134,7 +139,7 @@ def backward(
     >>> dx.shape, sorted(dp)
     ((3, 5), ['experts', 'router'])
     """
-    shape, dtype, router_cache, experts_cache, latent_cache, shared_cache, output_cache = cache
+    shape, dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache = cache
     xp = namespace(dy)
     check_shape("dy", dy, shape)
     dlosses = {} if dlosses is None else dlosses
@@ -153,6 +158,13 @@ def backward(
         dy = xp.astype(dy, dtype, copy=False)
     dp: dict[str, Any] = {}
     dm, df, dp["output"] = output.backward(dy, output_cache)
+    dx_null, dg_null, dx_shared, dshared = None, None, None, None
+    if null_cache is not None:
+        dx_null, dg_null, dp["null"] = nulls.backward(dm, null_cache)
+    if shared_cache is not None:
+        dx_shared, d = shared.backward(df, shared_cache)
+        dshared = d.pop("weight", None)
+        dp["shared"] = d
     if latent_cache is not None:
         dm, d_post = latent.backward_post(dm, latent_cache[1])
     dx_experts, d = experts.backward(dm, experts_cache)
@@ -160,9 +172,11 @@ def backward(
         dx_experts, d_pre = latent.backward_pre(dx_experts, latent_cache[0])
         dp["latent"] = d_pre | d_post
     dp["experts"] = {name: d[name] for name in experts_cache.p}
-    dx_router, dp["router"] = router.backward(d["g"], dlosses, router_cache, dlogits=dlogits)
+    dg = d["g"] if dg_null is None else d["g"] + dg_null
+    dx_router, dp["router"] = router.backward(dg, dlosses, router_cache, dlogits=dlogits, dshared=dshared)
     dx = dx_experts + dx_router
-    if shared_cache is not None:
-        dx_shared, dp["shared"] = shared.backward(df, shared_cache)
+    if dx_null is not None:
+        dx = dx + dx_null
+    if dx_shared is not None:
         dx = dx + dx_shared
     return xp.reshape(dx, shape), {name: dp[name] for name in parameters.BRANCHES if dp.get(name)}

@@ -9,9 +9,9 @@ Backward, dy of a padding token taken as 0::
 
     db = Σ dy        dv through the norm        dm = scale dv        df = dv        (both halved in the average)
 
-scale is 1 unless the router's scale belongs here instead of on its weights.  Sources: average, Cohere2; norm, A.X-K1;
-bias, JetMoe, arXiv:2404.07413 and its published code.  Cost: one pass over memory each; v is kept where it is
-normalised.
+scale is the router's where its ``scale_at`` is "output" (Beam, Laguna, MiniMax-M3, Step-3.7: on the routed sum only),
+else 1.  Sources: published code; average, Cohere2; norm, A.X-K1; bias, JetMoe, arXiv:2404.07413.  Cost: one pass over
+memory each; v is kept where it is normalised.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def forward(
     array([[12.,  1.]])
     """
     xp = namespace(m)
-    v = m
+    v = m if cfg.router.scale_at == "weights" else m * cfg.router.scale
     if f is not None:
         v = v + f if cfg.shared != "average" else (v + f) * 0.5
     c_norm = None
@@ -77,4 +77,4 @@ def backward(dy: Array, cache: Cache) -> tuple[Array, Array, dict[str, Array]]:
     if c_norm is not None:
         dy, dp["norm"] = norms.backward(dy, c_norm)
     df = dy * 0.5 if cfg.shared == "average" else dy
-    return df, df, dp
+    return (df if cfg.router.scale_at == "weights" else df * cfg.router.scale), df, dp

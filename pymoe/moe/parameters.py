@@ -11,6 +11,8 @@ experts.post_norm               (L,)                           ``post_expert_nor
 latent.pre_proj                 (L, D)                         ``d_latent > 0``
 latent.pre_norm                 (L,)                           ``latent_norm``
 latent.post_proj                (D, L)                         ``d_latent > 0``
+null.weight                     (C, 2, D)                      C "constant" ones among ``router.null_experts``
+null.vector                     (C, D)
 shared.<gate_up_proj, ...>      without E, F = d_shared, L = D ``d_shared > 0``
 shared.gate                     (1, D)                         ``shared == "gated"``
 output.norm                     (D,)                           ``output_norm``
@@ -36,7 +38,7 @@ from pymoe.moe.config import MoEConfig
 from pymoe.moe.experts import names
 from pymoe.storage import Weight
 
-BRANCHES = ("router", "experts", "latent", "shared", "output")  # in the order of the tree
+BRANCHES = ("router", "experts", "latent", "null", "shared", "output")  # in the order of the tree
 
 
 def shapes(cfg: MoEConfig) -> dict[str, tuple[int, ...]]:
@@ -61,6 +63,10 @@ def shapes(cfg: MoEConfig) -> dict[str, tuple[int, ...]]:
         found["latent.post_proj"] = (d, latent)
         if cfg.latent_bias:
             found["latent.post_proj_bias"] = (d,)
+    constants = cfg.router.null_experts.count("constant")
+    if constants:
+        found["null.weight"] = (constants, 2, d)
+        found["null.vector"] = (constants, d)
     if cfg.d_shared:
         _feed_forward(found, "shared", (), d, cfg.d_shared, cfg.form_of_shared.gated, cfg.bias_of_shared)
         if cfg.shared == "gated":

@@ -73,8 +73,6 @@ def config(case: Case) -> MoEConfig:
     s = complete(case.settings)
     n_experts, width = case.params["router.weight"].shape
     k, own = s["k"], {}
-    if s["weight_on"] == "input":
-        raise Unsayable("weight on the expert's input (Llama 4): pymoe weighs the output")
     if s["importance_of"] == "score":
         raise Unsayable("importance of the scores (V-MoE): pymoe sums combine weights")
     norm, eps = ("l1", s["renorm_eps"]) if s["renorm"] else ("none", 0.0)
@@ -134,6 +132,7 @@ def config(case: Case) -> MoEConfig:
         bias="experts.down_proj_bias" in case.params,
         d_shared=0 if shared is None else shared.shape[0] * shared.shape[2],
         tied=s["tied"],
+        weight_at=s["weight_on"],
     )
 
 

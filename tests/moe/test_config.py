@@ -73,6 +73,7 @@ BAD_CAPACITY: list[tuple[dict[str, Any], str]] = [
     ({"order": "fifo"}, "capacity order must be one of"),
     ({"renorm": "never"}, "capacity renorm must be one of"),
 ]
+JOINT = RouterConfig(4, 2, score="sigmoid", norm="joint", n_shared_logits=2)
 BAD_LAYER: list[tuple[dict[str, Any], str]] = [
     ({"d_model": 0}, "d_model must be an integer of at least 1, got 0"),
     ({"d_ff": -2}, "d_ff must be an integer"),
@@ -99,7 +100,10 @@ BAD_LAYER: list[tuple[dict[str, Any], str]] = [
     ({"shared": "gated"}, "describe a shared expert: d_shared is 0"),
     ({"shared_bias": True}, "describe a shared expert: d_shared is 0"),
     ({"n_shared": 3, "d_shared": 4}, "3 do not divide d_shared=4"),
-    ({"shared": "joint", "d_shared": 4, "bias": True}, "a bias would stay unweighted"),
+    ({"shared": "joint", "d_shared": 4, "bias": True, "router": JOINT, "n_shared": 2}, "a bias would stay unweighted"),
+    ({"shared": "joint", "d_shared": 4}, "takes its weights from a router of norm='joint'"),
+    ({"router": JOINT, "d_shared": 4}, "takes its weights from a router of norm='joint'"),
+    ({"shared": "joint", "d_shared": 4, "router": JOINT}, "got n_shared=1, n_shared_logits=2"),
     ({"d_shared": 4, "shared_form": "silu"}, "shared_form must be a moe.Form or None"),
 ]
 

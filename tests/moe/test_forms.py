@@ -39,11 +39,22 @@ FORMS: dict[str, list[Any]] = {
         {"d_shared": 9, "shared": "average", "shared_bias": False},
         {"d_shared": 9, "shared_form": Form("gelu", gated=False)},
         {"d_shared": 9, "shared": "gated", "shared_form": Form(limit=0.6)},
+        {"d_shared": 9, "shared": "joint", "n_shared": 3, "shared_bias": False},
     ],
     "output_norm": [None, Norm(0.125), Norm(0.25, "input")],
     "output_bias": [False, True],
     "tied": [None, (1, 0, 2, 1, 0, 1)],
-    "rule": [{"norm": "l1"}, {"score": "sigmoid", "capacity": Capacity(factor=0.9, minimum=1, order="choice")}],
+    "rule": [
+        {"norm": "l1", "k": 3},
+        {"score": "sigmoid", "capacity": Capacity(factor=0.9, minimum=1, order="choice")},
+        {"score": "sigmoid", "norm": "joint", "n_shared_logits": 3},
+    ],
+    "scale": [{}, {"scale": -2.5}, {"scale": 1.75, "scale_at": "output"}],
+    "null_experts": [
+        (),
+        ("zero", "identity"),
+        ("skip", "constant", "copy", "constant"),
+    ],
     "mask": [None, True],
 }
 COMBINATIONS = frames.design(FORMS)
@@ -91,12 +102,23 @@ CONTROLS: dict[str, dict[str, Any]] = {
         "post_expert_norm": Norm(0.1, "input"),
         "output_bias": True,
     },
+    "joint": {
+        "score": "sigmoid",
+        "norm": "joint",
+        "n_shared_logits": 3,
+        "d_shared": 9,
+        "shared": "joint",
+        "n_shared": 3,
+        "scale": 2.5,
+        "scale_at": "output",
+    },
+    "null experts": {"null_experts": ("constant", "identity"), "k": 4, "norm": "none", "d_ff": 4},
     "gated shared": {"d_shared": 9, "shared": "gated", "output_norm": Norm(0.1), "weight_at": "pre_down", "bias": True},
 }
 
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_planted_faults_of_a_thousandth_are_caught(name: str) -> None:
-    f = make(config(norm="l1", losses=(), d_ff=2, n_experts=3, **CONTROLS[name]), 4)
+    f = make(config(**{"norm": "l1", "losses": (), "d_ff": 2, "n_experts": 3, **CONTROLS[name]}), 4)
     report = verify.gradcheck(moe, f.x, f.p, f.cfg, controls=True, mode="gradient")
     assert report.error <= 1e-13 and "planted faults caught" in report.notes[0]

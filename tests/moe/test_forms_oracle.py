@@ -40,7 +40,7 @@ def settings(cfg: MoEConfig) -> dict[str, Any]:
         "shared": cfg.shared if cfg.d_shared else None, "shared_width": cfg.d_shared,
         "output_norm": norm(cfg.output_norm), "experts": cfg.n_experts,
         "stored": list(range(cfg.n_experts)) if cfg.tied is None else list(cfg.tied),
-        "scale": 1.0, "null": (),
+        "scale": cfg.router.scale if cfg.router.scale_at == "output" else 1.0, "null": cfg.router.null_experts,
     }  # fmt: skip
 
 
@@ -50,9 +50,9 @@ def both(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> tuple[dict
     seen: dict[str, Any] = {}
     backward = layer.router.backward
 
-    def spy(dg: Any, *rest: Any) -> Any:
-        seen["weight"] = dg
-        dx, dp = backward(dg, *rest)
+    def spy(dg: Any, *rest: Any, **cotangents: Any) -> Any:
+        seen["weight"], seen["joint"] = dg, cotangents["dshared"]
+        dx, dp = backward(dg, *rest, **cotangents)
         seen["x of the router"] = dx
         return dx, dp
 
@@ -69,9 +69,13 @@ def both(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> tuple[dict
     params = {n: np.asarray(a) for n, a in tree.flatten(g.p).items() if not n.startswith("router.")}
     x = np.where(real[:, None], g.x, 0.0)
     own = settings(f.cfg)
-    want: dict[str, Any] = {"y": np.real(form_loops.outcome(form_loops.complexes(x), choices, params, own))}
-    slopes = form_loops.gradient(x, choices, params, own, g.dy.tolist())
+    joint = r.shared_weight
+    y = form_loops.outcome(form_loops.complexes(x), choices, params, own, joint)
+    want: dict[str, Any] = {"y": np.real(y)}
+    slopes = form_loops.gradient(x, choices, params, own, g.dy.tolist(), joint)
     found: dict[str, Any] = {"y": out.y, "x": (dx - seen["x of the router"]), "weight": seen["weight"][kept]}
+    if joint is not None:
+        found["joint"] = np.where(real[:, None], seen["joint"], 0.0)
     assert not seen["weight"][~kept].any(), "a dropped choice has no gradient of its own"
     found |= {n: a for n, a in tree.flatten(dp).items() if not n.startswith("router.")}
     assert set(found) == set(slopes) | {"y"}

@@ -27,7 +27,6 @@ TOLERANCE = 64 * U64
 # What pymoe's settings cannot say.  Reason -> the cases of the oracle that need it.
 UNSAYABLE = {
     "renormalisation v / max(Σ v, ε): pymoe has v / (Σ v + ε)": ["softmax top-k clamped"],
-    "weight on the expert's input (Llama 4): pymoe weighs the output": ["input weighted"],
     "random second choice by the raw score: pymoe draws by the normalised weight": [
         "gshard random second by raw score"
     ],
@@ -50,7 +49,6 @@ CHANGED = {name: {"priority": "score"} for name in UNSAYABLE[next(r for r in UNS
     "importance of the scores": {"importance_of": "weight"},
     "gshard random second by raw score": {"second_gate": "weight", "renorm_when": "before"},
     "softmax top-k clamped": {"renorm_form": "add"},
-    "input weighted": {"weight_on": "output"},
 }
 CASES = {case.name: case for case in cases()}
 OTHERS = {name for names in UNSAYABLE.values() for name in names}

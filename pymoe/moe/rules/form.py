@@ -16,7 +16,8 @@ from pymoe.backend import device, is_complex, is_floating, namespace, real, tree
 from pymoe.backend.errors import ConfigError, DtypeError, NonFiniteError, ShapeError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels.activations import ACTIVATIONS
-from pymoe.moe import experts, hidden, plan
+from pymoe.moe import experts, plan
+from pymoe.moe.form import Form as ExpertForm
 from pymoe.moe.router import Routing
 from pymoe.moe.router_config import one_of
 
@@ -225,7 +226,7 @@ def dispatch(
 ) -> tuple[Array, Routing, experts.Cache]:
     """(y, routing, cache): tokens x (T, D) through their kept experts idx (T, K), weighted by g (T, K)."""
     chosen = plan.make(idx, kept, cfg.n_experts)
-    y, cache = experts.forward(x, g, p, chosen, form=hidden.Form(cfg.activation, cfg.gated))
+    y, cache = experts.forward(x, g, p, chosen, form=ExpertForm(cfg.activation, cfg.gated))
     return y, Routing(idx=idx, weight=g, kept=kept, load=chosen.start[1:] - chosen.start[:-1]), cache
 
 
