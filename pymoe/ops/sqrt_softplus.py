@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pymoe.backend import namespace, real
+from pymoe.backend import is_complex, namespace, real
 from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.kernels import checks
@@ -39,11 +39,12 @@ def forward(x: Array) -> tuple[Array, Cache]:
     positive = real(x) > 0
     zero = xp.zeros_like(x)
     t = xp.exp(xp.where(positive, -x, x))
+    log1p = _log1p(t)
     left = real(t) > 0
-    r = xp.where(left, xp.log1p(t) / xp.where(left, t, xp.ones_like(t)), xp.ones_like(t))
+    r = xp.where(left, log1p / xp.where(left, t, xp.ones_like(t)), xp.ones_like(t))
     half = xp.exp(xp.where(positive, zero, x) * 0.5)  # e^{x/2}: nothing to overflow
     root = xp.sqrt(r)
-    s = xp.where(positive, xp.sqrt(xp.where(positive, x, zero) + xp.log1p(t)), half * root)
+    s = xp.where(positive, xp.sqrt(xp.where(positive, x, zero) + log1p), half * root)
     slope = xp.where(positive, 1 / xp.where(positive, s, xp.ones_like(s)), half / root) / (2 * (1 + t))
     return s, Cache(slope)
 
@@ -59,3 +60,11 @@ def backward(ds: Array, cache: Cache) -> tuple[Array, dict[str, Array]]:
     (slope,) = cache
     check_shape("ds", ds, tuple(slope.shape))
     return ds * slope, {}
+
+
+def _log1p(t: Array) -> Array:
+    """log(1 + t), complex t too: NumPy's own forms 1 + t there, which rounds away the real part of a small t."""
+    xp = namespace(t)
+    if not is_complex(t):
+        return xp.log1p(t)
+    return xp.log1p(real(t)) + xp.log((1 + t) / (1 + real(t)))
