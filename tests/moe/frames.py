@@ -163,12 +163,13 @@ def combinations() -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
 
 
 def design(
-    options: dict[str, list[Any]], seed: int = 3, draws: int = 100
-) -> dict[str, tuple[MoEConfig, dict[str, Any]]]:
+    options: dict[str, list[Any]], seed: int = 3, draws: int = 100, build: Any = None
+) -> dict[str, tuple[Any, dict[str, Any]]]:
     """{name: (settings, keywords of ``make``)}: every pair of option values that may stand together is in one of them.
 
     Greedy all-pairs design: of many random combinations take the valid one with most pairs not seen so far.
-    Pairs are counted in bits, a bit for each option value, so that collecting the tests stays cheap.
+    ``build``: keywords -> settings; ``config`` if not given.  Pairs are counted in bits, a bit for each option value,
+    so that collecting the tests stays cheap.
     """
     draw = random.Random(seed)
     names = list(options)
@@ -180,7 +181,7 @@ def design(
     while any(unseen.values()):
         first = next(a for a in values if unseen[a])
         target = dict([first, next(b for b in values if unseen[first] & bit[b])])
-        best: tuple[int, dict[str, int], MoEConfig] | None = None
+        best: tuple[int, dict[str, int], Any] | None = None
         for tries in range(20 * draws):
             if best and tries >= draws:
                 break
@@ -189,7 +190,11 @@ def design(
             new = sum((unseen[value] & together).bit_count() for value in pick.items())
             if best is None or new > best[0]:
                 with contextlib.suppress(ConfigError):
-                    best = new, pick, _config(pick, options)
+                    best = new, pick, _config(pick, options, build)
+        if best is None:  # the first value of every other option, the plainest combination
+            with contextlib.suppress(ConfigError):
+                pick = dict.fromkeys(names, 0) | target
+                best = 0, pick, _config(pick, options, build)
         if best is None:
             unseen[first] &= ~bit[list(target.items())[1]]  # excluded by a ConfigError
             continue
@@ -202,7 +207,7 @@ def design(
     return table
 
 
-def _config(pick: dict[str, int], options: dict[str, list[Any]] = OPTIONS) -> MoEConfig:
+def _config(pick: dict[str, int], options: dict[str, list[Any]] = OPTIONS, build: Any = None) -> Any:
     settings: dict[str, Any] = {}
     for name, i in pick.items():
         value = options[name][i]
@@ -210,4 +215,4 @@ def _config(pick: dict[str, int], options: dict[str, list[Any]] = OPTIONS) -> Mo
             settings |= value
         elif name not in ("mask", "train"):
             settings[name] = value
-    return config(**settings)
+    return (build or config)(**settings)

@@ -14,9 +14,28 @@ from pymoe.verify.mutate import Target
 
 TESTS = Path(__file__).resolve().parents[1]
 # settings, names, and what only draws random numbers or raises: no arithmetic of a forward or a backward
-LEFT_OUT = {"pymoe.moe.config", "pymoe.moe.router_config"}
+LEFT_OUT = {f"pymoe.moe.{name}" for name in ("config", "router_config", "router_checks", "given")}
 # tests of a setting or a kind of weight that goes through several modules of the layer, without their slow gradients
 THROUGH = {
+    "test_router_options.py": {
+        "auxiliary",
+        "decide",
+        "joint",
+        "logits",
+        "router",
+        "weigh",
+        "capacity",
+        "balance",
+        "importance",
+        "load",
+        "l1",
+        "entropy",
+        "top_p",
+        "table",
+        "given",
+        "group_limited",
+        "router_parameters",
+    },
     "test_tied.py::untied": {"experts", "layer", "parameters", "plan", "router"},
     "test_tied.py::twice": {"experts", "layer", "plan", "router"},
     "test_skip.py::loop": {"layer", "router", "weigh"},
