@@ -48,12 +48,10 @@ def capacity(case: Case) -> Capacity | None:
     s = complete(case.settings)
     if s["capacity_rule"] is None:
         return None
-    if s["drop_order"] == "score_token":
-        raise Unsayable("drop order score_token: no such order in pymoe")
     by_weight = s["priority"] == "weight" and s["renorm"] and s["renorm_when"] == "before"
-    if s["drop_order"] in ("score", "probability") and by_weight:
-        raise Unsayable("priority by renormalised weight: pymoe orders the queue by the raw score")
-    own = {"order": s["drop_order"], "renorm": s["renorm_when"]}
+    own = {
+        "order": s["drop_order"], "renorm": s["renorm_when"], "priority": "weight" if by_weight else "score"
+    }  # fmt: skip
     if s["capacity_rule"] == "fixed" or s["capacity_tokens"] == "all":
         return Capacity(factor=0.0, minimum=places(case), **own)  # a number of places is a minimum
     rounding = "ceil" if s["capacity_rule"] == "ceil" else "floor"
@@ -61,30 +59,18 @@ def capacity(case: Case) -> Capacity | None:
     return Capacity(factor=factor, minimum=s["capacity_min"], rounding=rounding, **own)
 
 
-def clamp_is_idle(case: Case) -> bool:
-    """v / max(Σ v, ε) is v / Σ v when no sum falls below ε."""
-    out = moe_loop(case.x, case.params, {**case.settings, "renorm": False, "scale": 1.0}, case.mask, case.draws)
-    sums = out["weight"].sum(-1)[out["kept"].any(-1)]
-    return bool((sums >= case.settings["renorm_eps"]).all())
-
-
 def config(case: Case) -> MoEConfig:
     """The same rule in pymoe's settings, or Unsayable."""
     s = complete(case.settings)
     n_experts, width = case.params["router.weight"].shape
     k, own = s["k"], {}
-    if s["importance_of"] == "score":
-        raise Unsayable("importance of the scores (V-MoE): pymoe sums combine weights")
-    norm, eps = ("l1", s["renorm_eps"]) if s["renorm"] else ("none", 0.0)
-    if s["renorm"] and s["renorm_form"] == "clamp":
-        if not clamp_is_idle(case):
-            raise Unsayable("renormalisation v / max(Σ v, ε): pymoe has v / (Σ v + ε)")
-        eps = 0.0
+    norm = {"add": "l1", "clamp": "clamp"}[s["renorm_form"]] if s["renorm"] else "none"
+    eps = s["renorm_eps"] if s["renorm"] else 0.0
     if s["score"] == "softmax_topk":
         norm, eps = "l1", 0.0  # softmax over the chosen = softmax over all, renormalised
     if s["second"] == "random":
-        if s["second_gate"] == "score" and s["renorm"]:
-            raise Unsayable("random second choice by the raw score: pymoe draws by the normalised weight")
+        early = s["renorm"] and s["renorm_when"] == "before"
+        own["second_gate"] = "weight" if s["second_gate"] == "weight" and early else "score"
         own["second_threshold"] = s["second_threshold"]
     if s["n_groups"] > 1:
         own.update(
@@ -117,6 +103,7 @@ def config(case: Case) -> MoEConfig:
         jitter=0.25 if "jitter" in case.draws else 0.0,
         losses=losses,
         balance_choices=s["balance_choices"],
+        importance_of="scores" if s["importance_of"] == "score" else "weights",
         cv_ddof=s["cv_ddof"],
         cv_eps=s["cv_eps"],
         skip=s["skip"],
@@ -206,7 +193,8 @@ def read(case: Case, cfg: MoEConfig) -> Reading:
     settings = {**case.settings, "losses": names, "loss_logits": "clean"}
     biased = cfg.router.selection_bias
     dropped = cfg.router.capacity is not None or "second" in case.draws or cfg.router.skip is not None
-    special = {"balance"} | ({"importance"} if dropped else set())
+    by_weight = cfg.router.importance_of == "weights"
+    special = {"balance"} | ({"importance"} if dropped and by_weight else set())
     common = {n: d for n, d in case.dlosses.items() if n in names and n not in special}
     args = (case.mask, case.draws)
     out = moe_loop(case.x, case.params, settings, *args)
