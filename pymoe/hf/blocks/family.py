@@ -15,6 +15,7 @@ from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf.blocks.defaults import DEFAULTS
 from pymoe.hf.blocks.layouts import Layout
 from pymoe.moe.config import MoEConfig
+from pymoe.moe.rules import product_keys, sparse_mixer, zaya
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "d_model": ("hidden_size", "d_model"),
@@ -45,6 +46,31 @@ class BlockConfig(MoEConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SparseMixerBlock(sparse_mixer.Config):
+    """The same of a block that is ``moe.rules.sparse_mixer``."""
+
+    family: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductKeysBlock(product_keys.Config):
+    """The same of a block that is ``moe.rules.product_keys``."""
+
+    family: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZayaBlock(zaya.Config):
+    """The same of a block that is ``moe.rules.zaya``."""
+
+    family: str = ""
+
+
+AnyBlock = BlockConfig | SparseMixerBlock | ProductKeysBlock | ZayaBlock
+OF_RULE: dict[Any, Any] = {sparse_mixer: SparseMixerBlock, product_keys: ProductKeysBlock, zaya: ZayaBlock}
+
+
+@dataclasses.dataclass(frozen=True)
 class Fields:
     """The fields of one config.json, by any of their names; what is left out has the family's default."""
 
@@ -71,6 +97,13 @@ class Fields:
         nulled = any(n in self.raw for n in names)  # an explicit null is not the default
         value = next(iter(said.values()), None if nulled else next((default[n] for n in names if n in default), None))
         return self.of_layer(name, value) if isinstance(value, (list, tuple)) else value
+
+    def pair(self, name: str) -> tuple[int, int]:
+        """A field that holds two values of its own, not one a layer."""
+        value = self.raw.get(name, DEFAULTS.get(self.family, {}).get(name))
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise CheckpointError(f"{name} of {self.family} must be a list of two values, got {value!r}")
+        return int(value[0]), int(value[1])
 
     def of_layer(self, name: str, value: Any) -> Any:
         if self.layer is None:
@@ -103,8 +136,9 @@ class Family:
     name: str
     types: Mapping[str, tuple[str, ...]]
     settings: Mapping[str, Any]
-    names: Mapping[str, Layout] | Callable[[MoEConfig], Mapping[str, Layout]]
-    unread: tuple[str, ...] = ()  # tensors of the block that its formulas never read
+    names: Mapping[str, Layout] | Callable[[Any], Mapping[str, Layout]]
+    unread: tuple[str, ...] = ()  # with what the names begin that its formulas never read
+    rule: Any = None  # a module of ``moe.rules`` in the place of ``pymoe.moe``
 
     def keywords(self, fields: Fields) -> dict[str, Any]:
         """The settings of the layer as keywords; those that are None are left out."""
@@ -114,7 +148,7 @@ class Family:
             found |= value if name == MORE else {name: value}
         return {n: v for n, v in found.items() if v is not None}
 
-    def layouts(self, cfg: MoEConfig) -> Mapping[str, Layout]:
+    def layouts(self, cfg: Any) -> Mapping[str, Layout]:
         return self.names(cfg) if callable(self.names) else self.names
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from pymoe.backend.errors import ConfigError
 from pymoe.hf.blocks import parts
-from pymoe.hf.blocks.family import MORE, Family, Fields, Get
+from pymoe.hf.blocks.family import MORE, Family, Fields, Get, activation
 from pymoe.hf.blocks.layouts import Interleaved, Layout, Same, Transposed
+from pymoe.moe import Form
 
 CHOSEN = {"score_at": "chosen", "select_on": "logits"}
 _GRANITE = parts.sizes("intermediate_size") | CHOSEN | parts.POOLED
@@ -37,6 +38,11 @@ _TRANSPOSED: dict[str, Layout] = {
 }  # fmt: skip
 
 
+def _shared_form(fields: Fields) -> Form:
+    """Aria's experts are SiLU whatever ``hidden_act`` says; its shared network follows it."""
+    return Form(activation(fields("activation")))
+
+
 def _cohere2(fields: Fields) -> dict[str, Any]:
     score, how = fields("expert_selection_fn"), fields("shared_expert_combination_strategy")
     if score not in ("softmax", "sigmoid") or how not in ("sum", "average"):
@@ -60,7 +66,7 @@ FAMILIES = (
         "aria", {"aria": ("text_config",), "aria_text": ()},
         parts.sizes("intermediate_size") | CHOSEN | parts.NO_LOSS | {
             "activation": "silu", "d_shared": parts.times("intermediate_size", "n_shared"),
-            "shared_bias": Get("mlp_bias", bool), "shared_activation": Get("activation", parts.activation),
+            "shared_bias": Get("mlp_bias", bool), "shared_form": _shared_form,
         },
         parts.router("router") | _TRANSPOSED | parts.shared(),
     ),

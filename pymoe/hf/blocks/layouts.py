@@ -1,4 +1,4 @@
-"""How one parameter of pymoe lies in the tensors of a state dict: six layouts, each read and written by the same class.
+"""How one parameter of pymoe lies in the tensors of a state dict: a class for each way, which reads and writes.
 
 ============== =========================================== ==================================================== =======
 layout         tensors                                     read                                                 copies
@@ -7,9 +7,11 @@ Same           one, of this shape                          as it is             
 Transposed     one, the last two axes swapped              swapped back                                         no
 Reshaped       one, of a shape with the same numbers       reshaped (then transposed, where so stored)          no
 Leading        one, with more rows than are used           the first rows; written with 0 in the others         no
+Squeezed       one, without an axis of length 1            with it                                              no
 Pair           gate, up                                    gate over up                                         yes
 Interleaved    one: gate 0, up 0, gate 1, up 1, ...        gate over up                                         yes
 Each           one for each expert                         stacked                                              yes
+Blocks         (n, D, F) of n shared experts               (D, n F), side by side                               yes
 ============== =========================================== ==================================================== =======
 
 ``shapes(shape)`` are those of the tensors for a parameter of ``shape``, ``read(parts)`` makes the parameter of them and
@@ -114,13 +116,49 @@ class Leading(Same):
 
 
 @dataclasses.dataclass(frozen=True)
+class Squeezed(Same):
+    """An axis of length 1 that the tensor has not: experts of one neuron each (Doge)."""
+
+    axis: int = 1
+
+    def shapes(self, shape: Shape) -> list[Shape]:
+        return [tuple(n for i, n in enumerate(shape) if i != self.axis)]
+
+    def read(self, parts: Sequence[Any], shape: Shape) -> Any:
+        return np.expand_dims(parts[0], self.axis)
+
+    def write(self, a: Any) -> list[Any]:
+        return [np.squeeze(a, self.axis)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks(Same):
+    """(n, D, F), the ways down of n shared experts, for (D, n F)."""
+
+    n: int = 1
+
+    def shapes(self, shape: Shape) -> list[Shape]:
+        return [(self.n, shape[0], shape[1] // self.n)]
+
+    def read(self, parts: Sequence[Any], shape: Shape) -> Any:
+        return np.reshape(np.moveaxis(parts[0], 0, 1), shape)
+
+    def write(self, a: Any) -> list[Any]:
+        return [np.moveaxis(np.reshape(a, (a.shape[0], self.n, -1)), 1, 0)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair:
-    """gate (..., F, D) and up (..., F, D) for (..., 2F, D); biases (..., F) for (..., 2F).  ``flat``: as in DBRX."""
+    """gate (..., F, D) and up (..., F, D) for (..., 2F, D); biases (..., F) for (..., 2F).
+
+    ``flat``: (E F, D) each, for (E, 2F, D) (DBRX); ``n``: (n, F, D) each, for (2 n F, D), the gates of all first.
+    """
 
     gate: str
     up: str
     bias: bool = False
     flat: bool = False
+    n: int | None = None
 
     def names(self, shape: Shape) -> list[str]:
         return [self.gate, self.up]
@@ -128,16 +166,22 @@ class Pair:
     def shapes(self, shape: Shape) -> list[Shape]:
         axis = len(shape) - (1 if self.bias else 2)
         half = (*shape[:axis], shape[axis] // 2, *shape[axis + 1 :])
+        if self.n is not None:
+            return [(self.n, half[0] // self.n, half[1])] * 2
         return [(half[0] * half[1], *half[2:]) if self.flat else half] * 2
 
     def read(self, parts: Sequence[Any], shape: Shape) -> Any:
         axis = -1 if self.bias else -2
         if self.flat:
             parts = [np.reshape(a, (shape[0], -1, shape[-1])) for a in parts]
+        if self.n is not None:
+            parts = [np.reshape(a, (-1, shape[-1])) for a in parts]
         return np.concatenate(parts, axis=axis)
 
     def write(self, a: Any) -> list[Any]:
         halves = np.split(a, 2, axis=-1 if self.bias else -2)
+        if self.n is not None:
+            return [np.reshape(h, (self.n, -1, h.shape[-1])) for h in halves]
         return [np.reshape(h, (-1, h.shape[-1])) for h in halves] if self.flat else list(halves)
 
 
@@ -162,7 +206,7 @@ class Interleaved(Same):
 
 @dataclasses.dataclass(frozen=True)
 class Each:
-    """One tensor for each expert, ``{}`` in the pattern is its number; ``of`` says how each one lies."""
+    """One tensor for each expert; ``{}`` in the pattern is its number."""
 
     pattern: str
 

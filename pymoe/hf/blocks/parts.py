@@ -56,11 +56,12 @@ def stacked(name: str = "experts") -> Names:
 
 def shared(name: str = "shared_experts") -> Names:
     """A feed-forward network with gate and up apart, with or without biases; or one without a gate."""
+    at = f"{name}." if name else ""
     return {
-        "shared.gate_up_proj": Pair(f"{name}.gate_proj.weight", f"{name}.up_proj.weight"),
-        "shared.up_proj": Same(f"{name}.up_proj.weight"),
-        "shared.down_proj": Same(f"{name}.down_proj.weight"),
-        "shared.gate_up_proj_bias": Pair(f"{name}.gate_proj.bias", f"{name}.up_proj.bias", bias=True),
-        "shared.up_proj_bias": Same(f"{name}.up_proj.bias"),
-        "shared.down_proj_bias": Same(f"{name}.down_proj.bias"),
+        "shared.gate_up_proj": Pair(f"{at}gate_proj.weight", f"{at}up_proj.weight"),
+        "shared.up_proj": Same(f"{at}up_proj.weight"),
+        "shared.down_proj": Same(f"{at}down_proj.weight"),
+        "shared.gate_up_proj_bias": Pair(f"{at}gate_proj.bias", f"{at}up_proj.bias", bias=True),
+        "shared.up_proj_bias": Same(f"{at}up_proj.bias"),
+        "shared.down_proj_bias": Same(f"{at}down_proj.bias"),
     }

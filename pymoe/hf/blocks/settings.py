@@ -10,11 +10,11 @@ from typing import Any
 
 from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf.blocks.families import FAMILIES, of_type
-from pymoe.hf.blocks.family import BlockConfig, Family, Fields
+from pymoe.hf.blocks.family import OF_RULE, AnyBlock, BlockConfig, Family, Fields
 from pymoe.presets.make import make
 
 
-def config(source: Any, *, layer: int | None = None, part: str | None = None, **changes: Any) -> BlockConfig:
+def config(source: Any, *, layer: int | None = None, part: str | None = None, **changes: Any) -> AnyBlock:
     """The settings of the MoE block that a config describes; ``changes`` are keywords of a preset, said over them.
 
     source: the path of a config.json (or of its folder), its dict, or a config object of transformers, of the whole
@@ -31,10 +31,14 @@ def config(source: Any, *, layer: int | None = None, part: str | None = None, **
     """
     raw = _dict(source)
     family = _family(raw, part)
-    fields = Fields(family.name, _inside(raw, family.types[raw["model_type"]]), layer)
-    said = {"losses": ()} | family.keywords(fields) | changes
+    fields = Fields(family.name, _of_layer(_inside(raw, family.types[raw["model_type"]]), layer), layer)
+    said = family.keywords(fields) | changes
+    if family.rule is not None:
+        return OF_RULE[family.rule](**said, family=family.name)
+    if not said.get("d_shared"):
+        said = {n: v for n, v in said.items() if n not in ("shared", "n_shared", "shared_form", "shared_bias")}
     d_model, d_ff, n_experts, k = (said.pop(name) for name in ("d_model", "d_ff", "n_experts", "k"))
-    made = make(d_model, d_ff, n_experts, k, {}, said)
+    made = make(d_model, d_ff, n_experts, k, {"losses": ()}, said)
     kept = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     return BlockConfig(**kept, family=family.name)
 
@@ -75,6 +79,14 @@ def _family(raw: Mapping[str, Any], part: str | None) -> Family:
     if part not in by_part:
         raise ConfigError(f"{name} has the parts {', '.join(by_part)}, not {part!r}")
     return by_part[part]
+
+
+def _of_layer(raw: Mapping[str, Any], layer: int | None) -> Mapping[str, Any]:
+    """``per_layer_config`` holds what single layers have otherwise, under their numbers."""
+    own = raw.get("per_layer_config")
+    if layer is None or not isinstance(own, Mapping):
+        return raw
+    return {**raw, **(own.get(layer) or own.get(str(layer)) or {})}
 
 
 def _inside(raw: Mapping[str, Any], way: tuple[str, ...]) -> Mapping[str, Any]:

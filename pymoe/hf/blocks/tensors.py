@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import to_numpy, tree
-from pymoe.backend.errors import CheckpointError, ConfigError
+from pymoe.backend.errors import CheckpointError, ConfigError, ShapeError, check_shape
 from pymoe.hf.blocks.families import FAMILIES
-from pymoe.hf.blocks.family import BlockConfig, Family
+from pymoe.hf.blocks.family import AnyBlock, Family
 from pymoe.hf.blocks.layouts import Layout, Shape
 from pymoe.moe import parameters
 from pymoe.storage import forms
 
 
-def load(state_dict: Mapping[str, Any], cfg: BlockConfig, *, prefix: str = "", dtype: Any = None) -> tree.Tree:
+def load(state_dict: Mapping[str, Any], cfg: AnyBlock, *, prefix: str = "", dtype: Any = None) -> tree.Tree:
     """The parameter tree of ``cfg`` from one block's arrays under the names of its state dict.
 
     prefix: what stands before those names in a larger state dict ("model.layers.3.mlp."); others are not looked at.
@@ -39,9 +39,9 @@ def load(state_dict: Mapping[str, Any], cfg: BlockConfig, *, prefix: str = "", d
     family = _family(cfg)
     layouts = family.layouts(cfg)
     given = {name[len(prefix) :]: a for name, a in state_dict.items() if name.startswith(prefix)}
-    left = set(given) - set(family.unread)
+    left = {name for name in given if not (family.unread and name.startswith(family.unread))}
     flat: dict[str, Any] = {}
-    for own, shape in parameters.shapes(cfg).items():
+    for own, shape in shapes(cfg).items():
         layout = _layout(layouts, own, family)
         parts = []
         for name, want in zip(layout.names(shape), layout.shapes(shape), strict=True):
@@ -55,7 +55,7 @@ def load(state_dict: Mapping[str, Any], cfg: BlockConfig, *, prefix: str = "", d
     return tree.unflatten(flat)
 
 
-def dump(p: tree.Tree, cfg: BlockConfig, *, prefix: str = "") -> dict[str, Any]:
+def dump(p: tree.Tree, cfg: AnyBlock, *, prefix: str = "") -> dict[str, Any]:
     """The inverse of ``load``, for values or for gradients: arrays under transformers' names, in its layouts.
 
     Transposed tensors are views, others are what they were; stored weights (``pymoe.storage``) come with their zeros.
@@ -69,14 +69,31 @@ def dump(p: tree.Tree, cfg: BlockConfig, *, prefix: str = "") -> dict[str, Any]:
     """
     family = _family(cfg)
     layouts = family.layouts(cfg)
-    parameters.check(p, cfg)
-    found = {}
-    for own, leaf in tree.flatten(forms.dense(p)).items():
+    found, flat = {}, tree.flatten(forms.dense(p))
+    for own, shape in shapes(cfg).items():
+        if own not in flat:
+            raise ShapeError(f"the tree to dump lacks {own}, which these settings of {family.name} have")
+        leaf = flat.pop(own)
+        check_shape(own, leaf, shape)
         layout = _layout(layouts, own, family)
         a = to_numpy(leaf)
         for name, part in zip(layout.names(tuple(a.shape)), layout.write(a), strict=True):
             found[prefix + name] = part
+    if flat:
+        raise ShapeError(f"the tree to dump has {sorted(flat)[0]}, which these settings of {family.name} have not")
     return found
+
+
+def shapes(cfg: AnyBlock) -> Mapping[str, Shape]:
+    """Dotted name -> shape of every parameter that these settings have.
+
+    >>> from pymoe.hf.blocks.settings import config
+    >>> cfg = config({"model_type": "mistral4", "hidden_size": 2, "moe_intermediate_size": 3, "n_routed_experts": 4})
+    >>> shapes(cfg)["experts.down_proj"]
+    (4, 2, 3)
+    """
+    rule = _family(cfg).rule
+    return parameters.shapes(cfg) if rule is None else rule.shapes(cfg)
 
 
 def _family(cfg: Any) -> Family:

@@ -45,7 +45,7 @@ DEFAULTS: dict[str, dict[str, Any]] = '''
 def defaults() -> dict[str, dict[str, Any]]:
     """Family -> the fields of its config class that a block reads and that have a default."""
     found = {}
-    for name, row in ROWS.items():
+    for name, row in ((row.family or name, row) for name, row in ROWS.items()):
         module = importlib.import_module(f"transformers.models.{row.folder}.configuration_{row.folder}")
         kind = getattr(module, row.config)
         found[name] = {f.name: value for f in dataclasses.fields(kind) if f.name in FIELDS

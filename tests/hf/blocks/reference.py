@@ -131,7 +131,9 @@ def _attempt(row: Row, cfg: Any, block: Any, label: str) -> Result | None:
         if mode.margin < LEAST_MARGIN:
             return None
         aux, aux_dx = float(loss.detach()), torch.autograd.grad(loss, given)[0].numpy()
-    state = {n: w.detach().numpy() for n, w in block.state_dict().items()}
+    own = {n: n.replace(".inner", "") for n in block.state_dict()}  # ``inner``: the part that a row has wrapped
+    state = {own[n]: w.detach().numpy() for n, w in block.state_dict().items()}
+    grads = {own[n]: a for n, a in grads.items()}
     return Result(
         row.raw(cfg), state, x, dy, inputs, y.detach().numpy(), None if logits is None else logits.detach().numpy(),
         idx.detach().numpy(), weight.detach().numpy(), dx, grads, aux, aux_dx, mode.answered,
