@@ -12,6 +12,7 @@ from pymoe.backend.errors import CheckpointError, ConfigError, ShapeError, check
 from pymoe.hf.blocks.families import FAMILIES
 from pymoe.hf.blocks.family import AnyBlock, Family
 from pymoe.hf.blocks.layouts import Layout, Shape
+from pymoe import moe
 from pymoe.moe import parameters
 from pymoe.storage import forms
 
@@ -94,6 +95,18 @@ def shapes(cfg: AnyBlock) -> Mapping[str, Shape]:
     """
     rule = _family(cfg).rule
     return parameters.shapes(cfg) if rule is None else rule.shapes(cfg)
+
+
+def module_of(cfg: AnyBlock) -> Any:
+    """The module whose ``forward`` and ``backward`` run the block: ``pymoe.moe``, or one of ``moe.rules``.
+
+    >>> from pymoe.hf.blocks.settings import config
+    >>> sizes = {"hidden_size": 2, "num_local_experts": 4}
+    >>> module_of(config({"model_type": "phimoe", "intermediate_size": 3, **sizes})).__name__
+    'pymoe.moe.rules.sparse_mixer'
+    """
+    rule = _family(cfg).rule
+    return moe if rule is None else rule
 
 
 def _family(cfg: Any) -> Family:

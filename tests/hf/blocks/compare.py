@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from pymoe import hf, moe
+from pymoe import hf
+from pymoe.hf import blocks
 
 TOLERANCE = 1e-12  # of the tensor's maximum
+
+
+View = Callable[[str, np.ndarray], np.ndarray]
+
+
+def whole(name: str, a: np.ndarray) -> np.ndarray:
+    return a
 
 
 def error(got: Any, want: Any) -> float:
@@ -26,25 +34,37 @@ def by_expert(idx: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
     return [np.take_along_axis(a, order, axis=1) for a in (idx, *rows)]
 
 
-def errors(raw: Any, result: Any, part: str | None = None, layer: int | None = None) -> dict[str, float]:
-    """The error of each number of ``result`` (``reference.Result`` or what was stored of one)."""
+def errors(
+    raw: Any, result: Any, part: str | None = None, layer: int | None = None, factor: float = 1.0, view: View = whole
+) -> dict[str, float]:
+    """The error of each number of ``result`` (``reference.Result``, or what was stored of one as ``view`` sees it)."""
     cfg = hf.config(raw, part=part, layer=layer)
     p = hf.load(result.state, cfg)
-    out, cache = moe.forward(result.x, p, cfg)
-    dx, dp = moe.backward(result.dy, cache)
+    run = blocks.module_of(cfg)
+    out, cache = run.forward(result.x, p, cfg, **given(result.inputs))
+    dx, dp, *dstate = run.backward(result.dy, cache)
     found = {"y": error(out.y, result.y), "dx": error(dx, result.dx)}
+    found |= {f"d {n}": error(d, result.dinputs[n]) for n, d in zip(result.dinputs, dstate, strict=True)}
     idx, weight = by_expert(result.idx, result.weight)
     own, own_weight = by_expert(np.asarray(out.routing.idx), np.asarray(out.routing.weight))
     assert np.array_equal(own, idx), "other experts were chosen"
     found["weight"] = error(own_weight, weight)
     if result.logits is not None:
         found["logits"] = error(logits(result.x, p, cfg), result.logits)
-    found |= gradients(hf.dump(dp, cfg), result.grads, set(result.state))
+    unread = blocks.FAMILIES[cfg.family].unread
+    grads = {n: a for n, a in result.grads.items() if not n.startswith(unread or ("none",))}
+    found |= gradients({n: view(n, a) for n, a in hf.dump(dp, cfg).items()}, grads, set(result.state))
     if result.aux is not None:
-        found["aux"] = error(out.losses["balance"], result.aux)
-        aux_dx, _ = moe.backward(np.zeros_like(result.dy), cache, {"balance": 1.0})
+        found["aux"] = error(factor * out.losses["balance"], result.aux)
+        aux_dx, _ = run.backward(np.zeros_like(result.dy), cache, {"balance": factor})
         found["aux dx"] = error(aux_dx, result.aux_dx)
     return found
+
+
+def given(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What transformers' blocks take besides x, by pymoe's names."""
+    names = {"prev_router_hidden_states": "state"}
+    return {names[n]: a for n, a in inputs.items() if n in names}
 
 
 def gradients(got: Mapping[str, Any], want: Mapping[str, Any], names: set[str]) -> dict[str, float]:

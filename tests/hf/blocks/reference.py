@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.hf.blocks.drawn import normal, parameter, seeded  # noqa: E402
 from tests.hf.blocks.precise import Precise  # noqa: E402
 from tests.hf.blocks.rows import ROWS, Row, tiny  # noqa: E402
 
@@ -37,25 +37,12 @@ class Result(NamedTuple):
     idx: np.ndarray  # (T, K)
     weight: np.ndarray  # (T, K)
     dx: np.ndarray
+    dinputs: dict[str, np.ndarray]  # of the inputs of floating-point numbers
     grads: dict[str, np.ndarray]  # of every parameter, under its name
     aux: float | None  # the model's own loss of this one layer
     aux_dx: np.ndarray | None  # its gradient
+    labels: tuple[str, str]  # of the draws of the parameters, and of the inputs
     answered: int  # casts to float32 that were answered with float64
-
-
-def seeded(*words: Any) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32("/".join(map(str, words)).encode()))
-
-
-def values(name: str, shape: tuple[int, ...], label: str, spread: float) -> np.ndarray:
-    """Norms and scales lie around 1, selection biases are neither zero nor constant, matrices have no structure."""
-    drawn = seeded(label, name).standard_normal(shape)
-    last = name.rsplit(".", 2)[-2:]
-    if any("norm" in part for part in last) or "scale" in last[-1]:
-        return 1 + 0.3 * drawn
-    if "correction_bias" in name or name.endswith(("expert_bias", "balancing_biases")):
-        return 0.2 * drawn
-    return spread * drawn
 
 
 @contextlib.contextmanager
@@ -94,36 +81,42 @@ def run(name: str, changes: dict[str, Any] | None = None) -> Result:
         with torch.no_grad():
             for n, w in [*block.named_parameters(), *block.named_buffers()]:
                 if w.is_floating_point():
-                    w.copy_(torch.from_numpy(values(n, tuple(w.shape), label, row.spread)))
+                    w.copy_(torch.from_numpy(parameter(n.replace(".inner", ""), tuple(w.shape), label)))
                 else:
                     w.copy_(torch.from_numpy(row.table(seeded(label, n), cfg, tuple(w.shape))))
         block.eval()
         for draw in range(50):
-            found = _attempt(row, cfg, block, f"{label}/{draw}")
+            found = _attempt(row, cfg, block, (label, f"{label}/{draw}"))
             if found is not None:
                 return found
     raise AssertionError(f"{name}: no inputs with a margin of {LEAST_MARGIN} among 50 draws")
 
 
-def _attempt(row: Row, cfg: Any, block: Any, label: str) -> Result | None:
-    x = seeded(label, "x").standard_normal((*row.shape, row.width(cfg)))
-    dy = seeded(label, "dy").standard_normal(x.shape)
+def _attempt(row: Row, cfg: Any, block: Any, labels: tuple[str, str]) -> Result | None:
+    label = labels[1]
+    x = normal("x", (*row.shape, row.width(cfg)), label)
+    dy = normal("dy", x.shape, label)
     inputs = row.inputs(seeded(label, "inputs"), cfg, row.shape)
     seen: list[Any] = []
     hook = row.router(block).register_forward_hook(lambda module, given, out: seen.append(out))
     given = torch.from_numpy(x).requires_grad_()
     block.zero_grad()
+    others = {n: torch.from_numpy(a) for n, a in inputs.items()}
+    for a in others.values():
+        a.requires_grad_(a.is_floating_point())
     with Precise() as mode:
-        y = block(given.clone(), **{n: torch.from_numpy(a) for n, a in inputs.items()})
+        y = block(given.clone(), **others)
         y = y[0] if isinstance(y, tuple) else y
         y = y.reshape(x.shape)
         (y * torch.from_numpy(dy)).sum().backward(retain_graph=True)
     hook.remove()
     if mode.margin < LEAST_MARGIN:
         return None
+    answered = mode.answered
     logits, weight, idx = row.routing(block, seen[0])
     grads = {n: np.zeros(tuple(w.shape)) if w.grad is None else w.grad.numpy() for n, w in block.named_parameters()}
     dx = given.grad.numpy().copy()
+    dinputs = {n: a.grad.numpy().copy() for n, a in others.items() if a.requires_grad}
     aux = aux_dx = None
     if row.aux is not None:
         with Precise() as mode:
@@ -136,5 +129,5 @@ def _attempt(row: Row, cfg: Any, block: Any, label: str) -> Result | None:
     grads = {own[n]: a for n, a in grads.items()}
     return Result(
         row.raw(cfg), state, x, dy, inputs, y.detach().numpy(), None if logits is None else logits.detach().numpy(),
-        idx.detach().numpy(), weight.detach().numpy(), dx, grads, aux, aux_dx, mode.answered,
+        idx.detach().numpy(), weight.detach().numpy(), dx, dinputs, grads, aux, aux_dx, labels, answered,
     )  # fmt: skip

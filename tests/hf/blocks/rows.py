@@ -145,10 +145,10 @@ class Row:
     table: Callable[..., np.ndarray] = no_table
     width: Callable[[Any], int] = width
     shape: tuple[int, int] = (2, 7)
-    spread: float = 0.5
     part: str | None = None  # what hf.config is told
     layer: int | None = None
     family: str | None = None  # where two rows are one family
+    factor: float = 1.0  # of the loss: how often theirs is what pymoe calls by that name
     raw: Callable[[Any], Any] = lambda cfg: cfg  # what hf.config is given: as a rule the config object itself
 
 
@@ -471,7 +471,7 @@ G = {
     ),
     "phimoe": Row(
         "phimoe", "PhimoeConfig", the("PhimoeSparseMoeBlock"), {"num_experts_per_tok": 2, "router_jitter_noise": 0.2},
-        aux=pooled,
+        aux=pooled, factor=2.0,
     ),
     "doge": Row(
         "doge", "DogeConfig", lambda m, c: mended(m.DogeCDMoE(c), "router_gate", _EachToken),
