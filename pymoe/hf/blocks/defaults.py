@@ -175,8 +175,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "routed_scaling_factor": 1.0, "topk_group": 1, "use_bias": False},
     "nllb_moe": {"activation_function": "relu", "batch_prioritized_routing": False, "d_model": 1024,
         "decoder_ffn_dim": 4096, "encoder_ffn_dim": 4096, "expert_capacity": 64, "moe_eval_capacity_token_fraction":
-        1.0, "normalize_router_prob_before_dropping": False, "num_experts": 128, "router_bias": False,
-        "second_expert_policy": "all"},
+        1.0, "moe_token_dropout": 0.2, "normalize_router_prob_before_dropping": False, "num_experts": 128,
+        "router_bias": False, "second_expert_policy": "all"},
     "olmoe": {"hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 2048, "norm_topk_prob": False,
         "num_experts": 64, "num_experts_per_tok": 8, "rms_norm_eps": 1e-05},
     "openai_privacy_filter": {"hidden_size": 640, "intermediate_size": 640, "num_experts_per_tok": 4,

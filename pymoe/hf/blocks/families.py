@@ -5,7 +5,15 @@ from __future__ import annotations
 from pymoe.hf.blocks import group_a, group_b, group_c, group_d, group_e, group_f, group_g
 from pymoe.hf.blocks.family import Family
 
-GROUPS = {"A": group_a.FAMILIES, "B": group_b.FAMILIES, "C": group_c.FAMILIES, "D": group_d.FAMILIES, "E": group_e.FAMILIES, "F": group_f.FAMILIES, "G": group_g.FAMILIES}
+GROUPS = {
+    "A": group_a.FAMILIES,
+    "B": group_b.FAMILIES,
+    "C": group_c.FAMILIES,
+    "D": group_d.FAMILIES,
+    "E": group_e.FAMILIES,
+    "F": group_f.FAMILIES,
+    "G": group_g.FAMILIES,
+}
 FAMILIES: dict[str, Family] = {family.name: family for group in GROUPS.values() for family in group}
 
 

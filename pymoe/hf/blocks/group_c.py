@@ -44,7 +44,7 @@ def _glm5_shared(fields: Fields) -> Form:
 
 
 def _nemotron(fields: Fields) -> dict[str, Any]:
-    """Squared ReLU without a gate, in a narrower space where ``moe_latent_size`` says so; biases outside the experts."""
+    """Squared ReLU without a gate, in a narrower space if ``moe_latent_size`` says so; biases outside the experts."""
     bias = bool(fields("mlp_bias"))
     found: dict[str, Any] = {"gated": False, "shared_bias": bias}
     latent = fields.maybe("moe_latent_size")

@@ -1,4 +1,4 @@
-"""Sigmoid or √softplus without groups: AFMoE, HunYuan 3, MiniMax, Step, Laguna, LFM2, MuseSpark, DeepSeek-V4, Inkling."""
+"""Sigmoid or √softplus, no groups: AFMoE, HunYuan 3, MiniMax, Step, Laguna, LFM2, MuseSpark, DeepSeek-V4, Inkling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from pymoe.backend.errors import ConfigError
 from pymoe.hf.blocks import parts
-from pymoe.hf.blocks.family import MORE, Family, Fields, Get, activation
-from pymoe.hf.blocks.layouts import Blocks, Pair, Same
+from pymoe.hf.blocks.family import MORE, Family, Fields, Get
+from pymoe.hf.blocks.layouts import Blocks, Centred, Pair, Same
 from pymoe.moe import Form, Norm
 
 TEXT = ("text_config",)
@@ -44,7 +44,7 @@ def _step3p7(fields: Fields) -> dict[str, Any]:
 def _muse_spark(fields: Fields) -> dict[str, Any]:
     return {
         "d_latent": fields("moe_hidden_size"), "latent_norm": Norm(fields("rms_norm_eps")),
-        "post_expert_norm": Norm(fields("post_norm_eps")),
+        "post_expert_norm": Norm(fields("post_norm_eps"), "input"),
     }  # fmt: skip
 
 
@@ -128,8 +128,8 @@ FAMILIES = (
             "eps": 1e-15, "logit_multiplier": Get("output_multiplier"), MORE: _muse_spark,
         },
         GATE_BIAS | {
-            "experts.post_norm": Same("experts.post_expert_norm.weight"),
-            "latent.pre_proj": Same("pre_expert_proj.weight"), "latent.pre_norm": Same("pre_expert_norm.weight"),
+            "experts.post_norm": Centred("experts.post_expert_norm.weight"),
+            "latent.pre_proj": Same("pre_expert_proj.weight"), "latent.pre_norm": Centred("pre_expert_norm.weight"),
             "latent.post_proj": Same("post_expert_proj.weight"),
         },
     ),

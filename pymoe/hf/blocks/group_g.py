@@ -21,7 +21,7 @@ def _switch(fields: Fields) -> dict[str, Any]:
 
 
 def _nllb(fields: Fields) -> dict[str, Any]:
-    """As in evaluation: ceil(fraction · T) places, the fraction above 0; the experts' outputs times 1 - token dropout."""
+    """As in evaluation: ceil(fraction · T) places if the fraction is above 0; the outputs times 1 - token dropout."""
     if fields("second_expert_policy") != "all":
         raise ConfigError("nllb_moe: second_expert_policy draws: say what it means with second_threshold and draws")
     order = "score" if fields("batch_prioritized_routing") else "choice"

@@ -7,6 +7,7 @@ Same           one, of this shape                          as it is             
 Transposed     one, the last two axes swapped              swapped back                                         no
 Reshaped       one, of a shape with the same numbers       reshaped (then transposed, where so stored)          no
 Leading        one, with more rows than are used           the first rows; written with 0 in the others         no
+Centred        w, where the formula has 1 + w              1 + w; a gradient is the same                        yes
 Squeezed       one, without an axis of length 1            with it                                              no
 Pair           gate, up                                    gate over up                                         yes
 Interleaved    one: gate 0, up 0, gate 1, up 1, ...        gate over up                                         yes
@@ -113,6 +114,17 @@ class Leading(Same):
 
     def write(self, a: Any) -> list[Any]:
         return [np.concatenate([a, np.zeros((self.unused, *a.shape[1:]), a.dtype)])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Centred(Same):
+    """A norm's weight around 0: the tensor is w, the parameter 1 + w (MuseSpark)."""
+
+    def read(self, parts: Sequence[Any], shape: Shape) -> Any:
+        return 1 + parts[0]
+
+    def write(self, a: Any) -> list[Any]:
+        return [a - 1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,8 @@ def config(source: Any, *, layer: int | None = None, part: str | None = None, **
     fields = Fields(family.name, _of_layer(_inside(raw, family.types[raw["model_type"]]), layer), layer)
     said = family.keywords(fields) | changes
     if family.rule is not None:
-        return OF_RULE[family.rule](**said, family=family.name)
+        found: AnyBlock = OF_RULE[family.rule](**said, family=family.name)
+        return found
     if not said.get("d_shared"):
         said = {n: v for n, v in said.items() if n not in ("shared", "n_shared", "shared_form", "shared_bias")}
     d_model, d_ff, n_experts, k = (said.pop(name) for name in ("d_model", "d_ff", "n_experts", "k"))

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from pymoe import moe
 from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import CheckpointError, ConfigError, ShapeError, check_shape
 from pymoe.hf.blocks.families import FAMILIES
 from pymoe.hf.blocks.family import AnyBlock, Family
-from pymoe.hf.blocks.layouts import Layout, Shape
-from pymoe import moe
+from pymoe.hf.blocks.layouts import Centred, Layout, Shape
 from pymoe.moe import parameters
 from pymoe.storage import forms
 
@@ -56,8 +56,11 @@ def load(state_dict: Mapping[str, Any], cfg: AnyBlock, *, prefix: str = "", dtyp
     return tree.unflatten(flat)
 
 
-def dump(p: tree.Tree, cfg: AnyBlock, *, prefix: str = "") -> dict[str, Any]:
-    """The inverse of ``load``, for values or for gradients: arrays under transformers' names, in its layouts.
+def dump(p: tree.Tree, cfg: AnyBlock, *, prefix: str = "", gradients: bool = False) -> dict[str, Any]:
+    """The inverse of ``load``: arrays under transformers' names, in its layouts.
+
+    gradients: p holds gradients.  It makes a difference where a tensor is kept as w and used as 1 + w (MuseSpark): the
+    value to write is one less than here, the gradient is the same.
 
     Transposed tensors are views, others are what they were; stored weights (``pymoe.storage``) come with their zeros.
 
@@ -78,14 +81,15 @@ def dump(p: tree.Tree, cfg: AnyBlock, *, prefix: str = "") -> dict[str, Any]:
         check_shape(own, leaf, shape)
         layout = _layout(layouts, own, family)
         a = to_numpy(leaf)
-        for name, part in zip(layout.names(tuple(a.shape)), layout.write(a), strict=True):
+        written = [a] if gradients and isinstance(layout, Centred) else layout.write(a)
+        for name, part in zip(layout.names(tuple(a.shape)), written, strict=True):
             found[prefix + name] = part
     if flat:
         raise ShapeError(f"the tree to dump has {sorted(flat)[0]}, which these settings of {family.name} have not")
     return found
 
 
-def shapes(cfg: AnyBlock) -> Mapping[str, Shape]:
+def shapes(cfg: Any) -> Mapping[str, Shape]:
     """Dotted name -> shape of every parameter that these settings have.
 
     >>> from pymoe.hf.blocks.settings import config

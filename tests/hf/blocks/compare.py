@@ -9,6 +9,7 @@ import numpy as np
 
 from pymoe import hf
 from pymoe.hf import blocks
+from pymoe.moe.given import Given
 
 TOLERANCE = 1e-12  # of the tensor's maximum
 
@@ -49,11 +50,10 @@ def errors(
     own, own_weight = by_expert(np.asarray(out.routing.idx), np.asarray(out.routing.weight))
     assert np.array_equal(own, idx), "other experts were chosen"
     found["weight"] = error(own_weight, weight)
-    if result.logits is not None:
-        found["logits"] = error(logits(result.x, p, cfg), result.logits)
+    found["logits"] = logits(cfg, out, cache, result)
     unread = blocks.FAMILIES[cfg.family].unread
     grads = {n: a for n, a in result.grads.items() if not n.startswith(unread or ("none",))}
-    found |= gradients({n: view(n, a) for n, a in hf.dump(dp, cfg).items()}, grads, set(result.state))
+    found |= gradients({n: view(n, a) for n, a in hf.dump(dp, cfg, gradients=True).items()}, grads, set(result.state))
     if result.aux is not None:
         found["aux"] = error(factor * out.losses["balance"], result.aux)
         aux_dx, _ = run.backward(np.zeros_like(result.dy), cache, {"balance": factor})
@@ -63,8 +63,12 @@ def errors(
 
 def given(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What transformers' blocks take besides x, by pymoe's names."""
-    names = {"prev_router_hidden_states": "state"}
-    return {names[n]: a for n, a in inputs.items() if n in names}
+    found: dict[str, Any] = {}
+    if "prev_router_hidden_states" in inputs:
+        found["state"] = inputs["prev_router_hidden_states"]
+    if "input_ids" in inputs:
+        found["given"] = Given(token_ids=inputs["input_ids"].astype(np.int64))
+    return found
 
 
 def gradients(got: Mapping[str, Any], want: Mapping[str, Any], names: set[str]) -> dict[str, float]:
@@ -76,6 +80,21 @@ def gradients(got: Mapping[str, Any], want: Mapping[str, Any], names: set[str]) 
     return found
 
 
-def logits(x: np.ndarray, p: Any, cfg: Any) -> np.ndarray:
-    """What the router compares before any score."""
-    return x.reshape(-1, x.shape[-1]) @ p["router"]["weight"].T
+def logits(cfg: Any, out: Any, cache: Any, result: Any) -> float:
+    """The error of what the router had before any score; where one of the two only shows its softmax, of that."""
+    want = result.logits.reshape(len(out.routing.idx), -1)
+    if cfg.family in ("gemma4", "diffusion_gemma"):
+        return error(softmax(np.asarray(out.routing.logits)), want)
+    if cfg.family == "zaya":
+        return error(cache.s.p, softmax(want))
+    if cfg.family in ("phimoe", "doge"):
+        return error(result.x.reshape(-1, cfg.d_model) @ result.state[ROUTER[cfg.family]].T, want)
+    return error(np.asarray(out.routing.logits)[:, : want.shape[1]], want)
+
+
+ROUTER = {"phimoe": "router.weight", "doge": "router_gate.weight"}
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)

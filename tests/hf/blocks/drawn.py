@@ -1,4 +1,4 @@
-"""Numbers that their names give: parameters, inputs, cotangents; so that what came out of them is all there is to store."""
+"""Numbers that their names give (parameters, inputs, cotangents), so that only what came out of them is stored."""
 
 from __future__ import annotations
 

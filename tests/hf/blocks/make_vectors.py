@@ -1,4 +1,4 @@
-"""Write ``vectors.npz`` and ``vectors.json``: what transformers computes in float64 for every row; no torch is needed then.
+"""Write ``vectors.npz`` and ``vectors.json``: what transformers computes in float64 for every row of the table.
 
 Run as ``python -m tests.hf.blocks.make_vectors`` where torch and transformers are installed.  Parameters, inputs and
 cotangents are not stored, their seeds are (``drawn``), and a fingerprint of them.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.hf.blocks.drawn import fingerprint, shadow
-from tests.hf.blocks.make_defaults import FIELDS
+from tests.hf.blocks.fields import FIELDS
 
 FOLDER = Path(__file__).parent
 NUMBERS, TEXT = FOLDER / "vectors.npz", FOLDER / "vectors.json"

