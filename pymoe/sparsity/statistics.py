@@ -26,7 +26,7 @@ import numpy as np
 
 from pymoe import moe
 from pymoe.backend import namespace, to_numpy
-from pymoe.backend.errors import NonFiniteError, ShapeError, check_shape
+from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import MoEConfig, parameters
 from pymoe.moe.experts import names
@@ -51,7 +51,7 @@ def observe(cache: moe.Cache, cfg: MoEConfig, *, hessians: bool = False) -> Stat
     """The statistics of one forward, from its cache (of ``moe.forward``); padding counts nowhere.
 
     NonFiniteError, with the expert and the token, where an output or a weight is NaN or infinite; ShapeError if the
-    cache is of other settings.
+    cache is of other settings; ConfigError for experts in a latent space, weighted at their input, or normalised.
 
     >>> from pymoe import presets
     >>> cfg = presets.mixtral(d_model=5, d_ff=6, n_experts=4, k=2)
@@ -61,6 +61,7 @@ def observe(cache: moe.Cache, cfg: MoEConfig, *, hessians: bool = False) -> Stat
     >>> int(seen.count.sum()), round(float(seen.weight.sum()), 6), seen.h_sumsq.shape
     (14, 7.0, (4, 6))
     """
+    _plain(cfg)
     c = cache.experts
     token, start, pair = (to_numpy(a) for a in (c.plan.token, c.plan.start, c.plan.pair))
     up, _ = names(cfg.gated)
@@ -95,6 +96,15 @@ def observe(cache: moe.Cache, cfg: MoEConfig, *, hessians: bool = False) -> Stat
     )  # fmt: skip
 
 
+def _plain(cfg: MoEConfig) -> None:
+    """ConfigError unless an expert is a function of x itself and its output is that of its matrices."""
+    if cfg.weight_at == "input" or cfg.d_latent or cfg.post_expert_norm is not None:
+        raise ConfigError(
+            "statistics are of experts that read x and are weighted afterwards: got "
+            f"weight_at={cfg.weight_at!r}, d_latent={cfg.d_latent}, post_expert_norm={cfg.post_expert_norm}"
+        )
+
+
 def add(a: Statistics, b: Statistics) -> Statistics:
     """The statistics of both batches together; ShapeError if they are of different layers."""
     if a.x_sumsq.shape != b.x_sumsq.shape or a.h_sumsq.shape != b.h_sumsq.shape:
@@ -118,6 +128,7 @@ def activations(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> Array:
 
 def _activations(x: Array, p: Mapping[str, Any], cfg: MoEConfig) -> Iterator[Array]:
     """h (T, F) of one expert after the other."""
+    _plain(cfg)
     check_shape("x", x, (None, cfg.d_model))
     parameters.check(p, cfg)
     xp = namespace(x)

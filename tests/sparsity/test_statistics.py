@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymoe import moe, storage
-from pymoe.backend.errors import NonFiniteError, ShapeError
+from pymoe.backend.errors import ConfigError, NonFiniteError, ShapeError
 from pymoe.moe import Capacity
 from pymoe.sparsity import experts, statistics
 from tests.sparsity import layers
@@ -136,3 +138,14 @@ def test_nan_is_refused_and_named():
     weight[3] = np.nan
     with pytest.raises(NonFiniteError, match="is weighted with NaN"):
         statistics.observe(moe.forward(x, p | {"router": {"weight": weight}}, cfg)[1], cfg)
+
+
+@pytest.mark.parametrize("settings", [{"weight_at": "input"}, {"d_latent": 5}, {"post_expert_norm": moe.Norm()}])
+def test_experts_that_are_no_function_of_x_alone_are_refused(settings: dict[str, Any]) -> None:
+    cfg = moe.MoEConfig(3, 4, moe.RouterConfig(4, 2), **settings)
+    p = moe.init(np.random.default_rng(0), cfg)
+    _, cache = moe.forward(np.ones((2, 3)), p, cfg)
+    with pytest.raises(ConfigError, match="experts that read x and are weighted afterwards"):
+        statistics.observe(cache, cfg)
+    with pytest.raises(ConfigError, match="experts that read x and are weighted afterwards"):
+        statistics.mean_outputs(np.ones((2, 3)), p, cfg)

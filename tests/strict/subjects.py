@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe import kernels, models, moe, presets, storage
-from pymoe.backend import to_numpy
+from pymoe.backend import to_numpy, tree
 from pymoe.train import clip
 from pymoe.train.optim import OPTIMIZERS
 
@@ -138,6 +138,36 @@ def _layer(name: str, variant: str) -> Subject:
     return Subject(f"layer {name} {variant}", run)
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "gpt-oss": {"limit": 0.8, "gate_alpha": 1.702, "up_offset": 1.0, "bias": True, "weight_at": "pre_down"},
+    "latent": {
+        "weight_at": "input", "d_latent": 7, "latent_norm": moe.Norm(), "latent_bias": True, "softcap": (1.5, 0.75),
+        "post_expert_norm": moe.Norm(0.1, "input"), "output_norm": moe.Norm(0.1), "output_bias": True,
+    },
+    "joint": {"d_shared": 9, "shared": "joint", "n_shared": 3},
+    "gated": {"d_shared": 9, "shared": "gated", "shared_form": moe.Form(limit=0.6, clamp="after")},
+}  # fmt: skip
+ROUTERS: dict[str, dict[str, Any]] = {
+    "joint": {"score": "sigmoid", "norm": "joint", "n_shared_logits": 3, "scale": 2.5, "scale_at": "output"},
+    "gated": {"null_experts": ("constant", "identity", "zero")},
+}
+
+
+def _form(name: str) -> Subject:
+    """The forms of the experts, with padding."""
+
+    def run(to: To) -> Any:
+        rng = _rng(name)
+        router = moe.RouterConfig(E, 4, **ROUTERS.get(name, {}))
+        cfg = moe.MoEConfig(D, F, router, **FORMS[name])
+        p = tree.map(lambda a: rng.standard_normal(a.shape), moe.init(rng, cfg))
+        mask = np.arange(4) < np.array([[4], [1], [3]])
+        out, cache = moe.forward(*convert((rng.standard_normal((3, 4, D)), p), to), cfg, convert(mask, to))
+        return out, moe.backward(_like(out.y, to, name), cache)
+
+    return Subject(f"layer form {name}", run)
+
+
 def _stored(form: str) -> Subject:
     """The layer with stored experts; the gradients come back as the parts of each."""
 
@@ -247,6 +277,7 @@ def subjects() -> list[Subject]:
             choice = presets.PRESETS[name](d_model=D, d_ff=F, n_experts=E).router.select == "expert_choice"
             if not (choice and variant == "capacity"):  # expert choice has its own capacity
                 made.append(_layer(name, variant))
+    made += [_form(name) for name in FORMS]
     made += [_stored(form) for form in storage.forms.FORMS]
     for kind in ("lm", "classifier", "seq2seq"):
         made += [_model(kind, variant) for variant in ("mixtral", "deepseek", "layer_norm")]
