@@ -76,6 +76,12 @@ def parser() -> Parser:
     for name, (add, about) in (options.COMMANDS | options_text.COMMANDS).items():
         add(commands.add_parser(name, help=about))
 
+    presets = commands.add_parser("presets", help="list the routing rules that have a name, with their sources")
+    presets.add_argument("find", metavar="TEXT", nargs="?", help="only those with this in their name or description")
+    explain = commands.add_parser("explain", help="print a routing rule: formulas, gradient, an example in numbers")
+    explain.add_argument("name", metavar="NAME", help="one of `pymoe presets`, e.g. deepseek_v3")
+    explain.add_argument("--seed", type=int, default=0, help="of the numbers of the example")
+
     commands.add_parser("info", help="versions, kernels, BLAS, threads, GPU, and what would make it faster")
     return top
 

@@ -26,15 +26,28 @@ def select(c: Array, cfg: RouterConfig, real_token: Array | None = None) -> tupl
     xp = namespace(c)
     kernel = kernels.of(c)
     tokens, experts = c.shape
-    size = experts // cfg.n_group
-    if cfg.group_score == "max":
-        group = xp.max(xp.reshape(c, (tokens, cfg.n_group, size)), axis=2)
-    else:
-        best = min(2 if cfg.group_score == "top2" else cfg.group_best, size)
-        rows = xp.reshape(c, (tokens * cfg.n_group, size))
-        group = xp.sum(xp.take_along_axis(rows, kernel.topk(rows, best), axis=1), axis=1)
-        group = xp.reshape(group, (tokens, cfg.n_group))
+    group = scores(c, cfg)
     chosen = kernel.topk(group, cfg.topk_group)
     allowed = kernel.expand(xp.ones_like(xp.take_along_axis(group, chosen, axis=1)), chosen, cfg.n_group) > 0
-    allowed = xp.reshape(xp.broadcast_to(allowed[:, :, None], (tokens, cfg.n_group, size)), (tokens, experts))
+    shape = (tokens, cfg.n_group, experts // cfg.n_group)
+    allowed = xp.reshape(xp.broadcast_to(allowed[:, :, None], shape), (tokens, experts))
     return kernel.topk(xp.where(allowed, c, xp.full_like(c, -xp.inf)), cfg.k), None
+
+
+def scores(c: Array, cfg: RouterConfig) -> Array:
+    """(T, n_group) the score of each group.
+
+    >>> import numpy as np
+    >>> cfg = RouterConfig(n_experts=4, k=1, select="group_limited", n_group=2, topk_group=1)
+    >>> scores(np.array([[0.9, 0.0, 0.6, 0.5]]), cfg)
+    array([[0.9, 1.1]])
+    """
+    xp = namespace(c)
+    tokens, experts = c.shape
+    size = experts // cfg.n_group
+    if cfg.group_score == "max":
+        return xp.max(xp.reshape(c, (tokens, cfg.n_group, size)), axis=2)
+    best = min(2 if cfg.group_score == "top2" else cfg.group_best, size)
+    rows = xp.reshape(c, (tokens * cfg.n_group, size))
+    group = xp.sum(xp.take_along_axis(rows, kernels.of(c).topk(rows, best), axis=1), axis=1)
+    return xp.reshape(group, (tokens, cfg.n_group))
