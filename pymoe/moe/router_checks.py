@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from pymoe.moe.router_config import RouterConfig
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus", "relu", "identity")  # the names of ``score.SCORES``
-SELECTORS = ("topk", "group_limited", "expert_choice", "top_p", "table", "given")  # of ``select.SELECTORS``
+SELECTORS = (  # of ``select.SELECTORS``
+    "topk",
+    "group_limited",
+    "expert_choice",
+    "top_p",
+    "table",
+    "given",
+    "assignment",
+    "sinkhorn",
+    "quantile",
+)
 LOSSES = ("balance", "balance_second", "z", "importance", "load", "entropy", "l1")
 NULL_KINDS = ("zero", "identity", "copy", "constant", "skip")
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from pymoe.backend.errors import ConfigError
-from pymoe.moe.select import expert_choice, given, group_limited, table, top_p, topk
+from pymoe.moe.select import (
+    assignment,
+    expert_choice,
+    given,
+    group_limited,
+    quantile,
+    sinkhorn,
+    table,
+    top_p,
+    topk,
+)
 
 SELECTORS: dict[str, Any] = {
     "topk": topk,
@@ -19,6 +29,9 @@ SELECTORS: dict[str, Any] = {
     "top_p": top_p,
     "table": table,
     "given": given,
+    "assignment": assignment,
+    "sinkhorn": sinkhorn,
+    "quantile": quantile,
 }
 
 
