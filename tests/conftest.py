@@ -1,4 +1,4 @@
-"""Set for all tests, and how a second run leaves out what has passed in the first.
+"""What holds for all tests, and how a second run leaves out what has passed in the first.
 
 One thread for BLAS and OpenMP, before NumPy is imported: two busy 2-thread BLAS processes slow each other down by up to
 90 times.  A test whose subject is threads asks for more itself.
@@ -12,11 +12,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# the same examples in every run, on every worker; ``--hypothesis-profile=default`` looks for new ones
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
