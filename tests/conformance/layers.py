@@ -1,0 +1,71 @@
+"""A layer of its own by its tests: they run as they are, and what their comparisons return is written down.
+
+``test_loop`` compares with the loop of the file by ``frames.relative``; every gradient check is a call of
+``verify.gradcheck``.  A test that fails, or a file in which one of the two never happens, is an infinite error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymoe import verify
+from pymoe.verify.explain import Entry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Recorder:
+    """A pytest plugin: the errors that the comparisons of a file return."""
+
+    def __init__(self) -> None:
+        self.loops: list[float] = []
+        self.gradients: list[float] = []
+        self._gradcheck = verify.gradcheck
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for module in {item.module for item in items if hasattr(item, "module")}:
+            if hasattr(module, "relative"):
+                module.relative = self._seen(importlib.import_module("tests.moe.frames").relative)
+
+    def _seen(self, relative: Any) -> Any:
+        def recorded(found: Any, wanted: Any) -> float:
+            error = relative(found, wanted)
+            self.loops.append(error)
+            return error
+
+        return recorded
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        def recorded(*args: Any, **keywords: Any) -> Any:
+            report = self._gradcheck(*args, **keywords)  # a control raises, and is no measurement
+            self.gradients.append(report.error)
+            return report
+
+        verify.gradcheck = recorded
+
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        verify.gradcheck = self._gradcheck
+
+
+def layer(entry: Entry) -> tuple[float, float, str]:
+    """(largest error against the loop, of the gradients, where the loop stands)."""
+    file = f"tests/moe/rules/test_{entry.name}.py"
+    loops, gradients = _run(file, "test_loop").loops, _run(file, "gradients or exact").gradients
+    return max(loops, default=float("inf")), max(gradients, default=float("inf")), file
+
+
+def _run(file: str, which: str) -> Recorder:
+    recorder = Recorder()
+    with redirect_stdout(io.StringIO()) as said:
+        args = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(ROOT), "-m", "not gpu", "-k", which]
+        status = pytest.main([str(ROOT / file), *args], plugins=[recorder])
+    if status:
+        print(said.getvalue())
+        return Recorder()
+    return recorder
