@@ -6,27 +6,32 @@ Keywords of ``RouterConfig`` and of ``MoEConfig`` are told apart by name:
 ('z',)
 """
 
+from pymoe.presets.adaptive import adamoe, hash_layer, moe_plus_plus, top_p
+from pymoe.presets.biased import deepseek_v3, deepseek_v4, ernie, inkling, logit_bias, longcat, sigmoid_bias
 from pymoe.presets.papers import (
+    dbrx,
     deepseek_v2,
-    deepseek_v3,
+    deepspeed_top1,
+    deepspeed_top2,
+    deepspeed_topk,
     expert_choice,
+    fairscale_top2,
+    gemma4,
+    gpt_oss,
     gshard,
+    llama4,
+    megablocks,
     mixtral,
     noisy_topk,
     olmoe,
     switch,
+    vmoe,
 )
 
-__all__ = [
-    "PRESETS",
-    "deepseek_v2",
-    "deepseek_v3",
-    "expert_choice",
-    "gshard",
-    "mixtral",
-    "noisy_topk",
-    "olmoe",
-    "switch",
-]
-
-PRESETS = {f.__name__: f for f in (mixtral, olmoe, switch, gshard, noisy_topk, deepseek_v2, deepseek_v3, expert_choice)}
+_ALL = (
+    mixtral, olmoe, switch, gshard, fairscale_top2, deepspeed_top1, deepspeed_top2, deepspeed_topk, noisy_topk, vmoe,
+    megablocks, dbrx, gpt_oss, llama4, gemma4, deepseek_v2, deepseek_v3, deepseek_v4, sigmoid_bias, logit_bias, ernie,
+    longcat, inkling, hash_layer, top_p, adamoe, moe_plus_plus, expert_choice,
+)  # fmt: skip
+PRESETS = {f.__name__: f for f in _ALL}
+__all__ = ["PRESETS", *PRESETS]

@@ -13,7 +13,7 @@ import numpy as np
 from pymoe import moe
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError
-from pymoe.moe import Capacity, Draws, MoEConfig, RouterConfig
+from pymoe.moe import Capacity, Draws, Given, MoEConfig, RouterConfig
 
 U32, U64 = 2.0**-24, 2.0**-53
 T, D, F, E, K = 7, 3, 4, 6, 2  # S = 14, 2F = 8
@@ -30,10 +30,11 @@ class Frame(NamedTuple):
     draws: Draws
     dy: np.ndarray
     dlosses: dict[str, float]
+    given: Given | None = None
 
     def forward(self, **other: Any) -> Any:
         f = self._replace(**other)
-        return moe.forward(f.x, f.p, f.cfg, mask=f.mask, draws=f.draws)
+        return moe.forward(f.x, f.p, f.cfg, mask=f.mask, draws=f.draws, given=f.given)
 
     def both(self, **other: Any) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
         """(out, dx, flat gradients)."""
@@ -77,7 +78,10 @@ def make(
     lead = (tokens,) if isinstance(tokens, int) else tokens
     n = int(np.prod(lead))
     p = tree.map(
-        lambda a: frozen(rng.standard_normal(a.shape) * (spread / np.sqrt(max(a.shape[-1], 1)))), moe.init(rng, cfg)
+        lambda a: frozen(
+            a if a.dtype.kind == "i" else rng.standard_normal(a.shape) * (spread / max(a.shape[-1], 1) ** 0.5)
+        ),
+        moe.init(rng, cfg),
     )
     draws = moe.draw(rng, cfg, n) if train else Draws()
     for a in draws:
@@ -94,6 +98,7 @@ def make(
         draws,
         frozen(rng.standard_normal((*lead, cfg.d_model))),
         {name: float(rng.uniform(0.5, 2.0)) for name in cfg.router.losses},
+        Given(token_ids=frozen(np.arange(n) % cfg.router.table_size)) if cfg.router.table_size else None,
     )
 
 
