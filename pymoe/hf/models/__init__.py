@@ -1,0 +1,9 @@
+"""Whole models of transformers with experts: their settings, their tensors in both layouts, and experts read on demand.
+
+``config`` makes the settings of a model from its config.json, ``load`` and ``dump`` take its tensors there and back.
+"""
+
+from pymoe.hf.models.family import FAMILIES, ModelFamily, config
+from pymoe.hf.models.tensors import dump, load
+
+__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "load"]
