@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
-from pymoe.hf import model_config, names
+from pymoe.hf import model_config, models, names
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
 from pymoe.models.lm import LMConfig
@@ -36,11 +36,13 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     setting that the decoder of pymoe has not.
     """
     raw = _json(os.path.join(folder, "config.json"))
-    cfg = model_config.from_hf(raw)
+    ours = raw.get("model_type") in models.FAMILIES
+    cfg = models.config(raw) if ours else model_config.from_hf(raw)
     given = _tensors(folder)
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
-    p = names.from_hf(given, cfg, initial.check_dtype(dtype))
+    dtype = initial.check_dtype(dtype)
+    p = models.load(given, cfg, raw, dtype) if ours else names.from_hf(given, cfg, dtype)
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw)
 
 

@@ -15,10 +15,10 @@ from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import CheckpointError
 from pymoe.hf import blocks
 from pymoe.hf.blocks.family import BlockConfig
+from pymoe.hf.blocks.layouts import Same
 from pymoe.hf.models import layouts
 from pymoe.hf.models.family import FAMILIES, ModelFamily, turns_neighbours
 from pymoe.hf.models.layouts import Entries
-from pymoe.hf.blocks.layouts import Same
 from pymoe.models import LMConfig
 from pymoe.moe import MoEConfig
 from pymoe.nn import LatentAttentionConfig, SelfAttentionConfig
@@ -84,7 +84,9 @@ def load(
             left -= used
             made["layers"][str(i)]["mlp"] = load_block(native, b.feed_forward, dtype=dtype)
     left -= {"lm_head.weight"} if cfg.tie else set()  # some writers store a tied head twice
-    surplus = sorted(n for n in left if not n.endswith("rotary_emb.inv_freq") and not n.startswith(_unread(family, cfg)))
+    surplus = sorted(
+        n for n in left if not n.endswith("rotary_emb.inv_freq") and not n.startswith(_unread(family, cfg))
+    )
     if surplus:
         raise CheckpointError(f"the folder has a tensor that this family does not: {surplus[0]!r}")
     return made

@@ -1,0 +1,83 @@
+"""Tiny models that transformers made and saved: logits, loss, every gradient and greedy tokens, in float64."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from safetensors.numpy import load_file  # noqa: E402
+
+from pymoe import hf  # noqa: E402
+from pymoe.hf import models  # noqa: E402
+from pymoe.models import generate, lm  # noqa: E402
+from tests.hf.double import casts_answered_in_double, frequencies_in_double  # noqa: E402
+from tests.hf.models import tiny  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IDS = np.random.default_rng(0).integers(0, 19, (2, 10))
+
+
+def made(name, folder):
+    """A random model, saved in ``folder``: no norm, bias or sink at its start."""
+    model_type, architecture, _ = tiny.MODELS[name]
+    torch.manual_seed(1)
+    kind = getattr(transformers, architecture)
+    cfg = kind.config_class(**tiny.settings(name))
+    cfg._experts_implementation = cfg._attn_implementation = "eager"
+    m = kind(cfg).to(torch.float64).eval()
+    with torch.no_grad():
+        for n, w in [*m.named_parameters(), *m.named_buffers()]:
+            if "inv_freq" not in n:
+                w.add_(0.3 * torch.randn_like(w))
+    m.save_pretrained(folder)
+    frequencies_in_double(m)
+    return m
+
+
+def close(got, want, tolerance=1e-11):
+    got, want = np.asarray(got), np.asarray(want)
+    return got.shape == want.shape and np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
+    m = made(name, tmp_path)
+    found = hf.read(str(tmp_path))
+    out, cache = lm.forward(IDS[:, :-1], found.p, found.cfg, targets=IDS[:, 1:])
+    with casts_answered_in_double():
+        logits = m(torch.from_numpy(IDS[:, :-1]), use_cache=False).logits
+    assert logits.dtype == torch.float64
+    assert close(out.logits, logits.detach().numpy())
+    assert not close(out.logits * 1.001, logits.detach().numpy())
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 19), torch.from_numpy(IDS[:, 1:].reshape(-1)))
+    loss.backward()
+    assert abs(float(out.losses["lm"]) - loss.item()) <= 1e-12 * loss.item()
+    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, found.raw, hub=False)
+    theirs = {n: w.grad.numpy() for n, w in m.named_parameters() if w.grad is not None}
+    assert len(theirs) > 20 and theirs.keys() <= mine.keys()
+    for n, g in theirs.items():
+        assert close(mine[n], g), n
+    with casts_answered_in_double():
+        greedy = m.generate(
+            torch.from_numpy(IDS[:1, :3]), max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0
+        )
+    tokens = [int(t[0]) for t in generate.stream(IDS[:1, :3], found.p, found.cfg, 8, sampling=generate.GREEDY)]
+    assert greedy[0, 3:].tolist() == tokens and len(set(tokens)) > 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "gpt_oss", "granitemoe"])
+def test_dump_is_what_the_files_hold(name, tmp_path):
+    made(name, tmp_path)
+    found, stored = hf.read(str(tmp_path)), load_file(tmp_path / "model.safetensors")
+    again = models.dump(found.p, found.cfg, found.raw)
+    assert again.keys() == stored.keys()
+    for n, a in stored.items():
+        assert np.array_equal(again[n], a), n
+    assert json.loads((tmp_path / "config.json").read_text()) == found.raw
