@@ -42,7 +42,7 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
     dtype = initial.check_dtype(dtype)
-    p = models.load(given, cfg, raw, dtype) if ours else names.from_hf(given, cfg, dtype)
+    p = models.load(given, cfg, models.files(raw), dtype) if ours else names.from_hf(given, cfg, dtype)
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw)
 
 

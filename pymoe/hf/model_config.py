@@ -7,8 +7,9 @@ from typing import Any
 
 from pymoe import presets
 from pymoe.backend.errors import CheckpointError, ConfigError
-from pymoe.models.lm import LMConfig
+from pymoe.models import LMConfig, Multipliers
 from pymoe.moe import MoEConfig
+from pymoe.nn import SelfAttentionConfig
 
 FAMILIES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM"}
 _NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -148,6 +149,7 @@ def to_hf(cfg: LMConfig, like: Mapping[str, Any]) -> dict[str, Any]:
             "router_aux_loss_coef": raw.get("router_aux_loss_coef", 0.001), "router_jitter_noise": 0.0,
         }  # fmt: skip
     attention = cfg.stack.blocks[0].attention
+    assert isinstance(attention, SelfAttentionConfig)  # ``_expressible`` has seen to it
     raw |= {
         "model_type": family, "architectures": [FAMILIES[family]], "vocab_size": cfg.vocab, "hidden_act": "silu",
         "hidden_size": cfg.d_model, "num_hidden_layers": cfg.n_layers, "num_attention_heads": cfg.n_heads,
@@ -173,7 +175,9 @@ def _expressible(cfg: LMConfig) -> None:
     dense = {b.feed_forward.gated for b in cfg.stack.blocks}, {b.feed_forward.activation for b in cfg.stack.blocks}
     odd = {
         "norm": (cfg.norm, "rms"), "bias": (cfg.bias, False), "rope_base": (cfg.rope_base is None, False),
-        "gated": (dense[0], {True}), "activation": (dense[1], {"silu"}),
+        "gated": (dense[0], {True}), "activation": (dense[1], {"silu"}), "attention": (cfg.attention, None),
+        "attention_scale": (cfg.attention_scale, None), "relative": (cfg.relative, None),
+        "multipliers": (cfg.multipliers, Multipliers()),
     }  # fmt: skip
     for name, (got, want) in odd.items():
         if got != want:

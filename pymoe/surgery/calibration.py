@@ -16,7 +16,7 @@ from pymoe.backend import to_numpy, tree
 from pymoe.backend.errors import DataError
 from pymoe.models import block, lm
 from pymoe.models.lm import LMConfig
-from pymoe.nn import feed_forward
+from pymoe.nn import feed_forward, self_attention
 from pymoe.sparsity import statistics
 from pymoe.sparsity.statistics import Statistics
 from pymoe.train import data, objective
@@ -127,7 +127,9 @@ def _moments(cache: block.Cache, prefix: str, names: list[str], grams: bool) -> 
 
 def _plain_inputs(cache: block.Cache) -> dict[str, np.ndarray]:
     """The inputs of the matrices that every token passes."""
-    inputs = {"self_attn.qkv_proj": cache.c_attention.c_qkv.x, "self_attn.o_proj": cache.c_attention.c_out.x}
+    inputs = {"self_attn.o_proj": cache.c_attention.c_out.x}
+    if isinstance(cache.c_attention, self_attention.Cache):
+        inputs["self_attn.qkv_proj"] = cache.c_attention.c_qkv.x
     feed = cache.c_feed_forward
     if isinstance(feed, feed_forward.Cache):
         inputs |= {f"mlp.{feed.cfg.up_name}": feed.c_up.x, "mlp.down_proj": feed.c_down.x}

@@ -78,7 +78,7 @@ def test_nothing_is_written_over(folder):
         ({"num_experts_per_tok": 6}, "k must not exceed n_experts"),
         ({"num_key_value_heads": 4}, "n_heads must be a multiple of n_kv_heads"),
         ({"vocab_size": 20}, "'model.embed_tokens.weight' has shape"),
-        ({"num_local_experts": 4}, "gate.weight' has shape"),
+        ({"num_local_experts": 4}, "gate.weight has shape"),
         ({"num_local_experts": 6}, "experts.5.w1.weight"),
         ({"num_hidden_layers": 3}, "no tensor 'model.layers.2"),
         ({"num_hidden_layers": 1}, "a tensor that this family does not: 'model.layers.1"),

@@ -3,7 +3,7 @@
 ``config`` makes the settings of a model from its config.json, ``load`` and ``dump`` take its tensors there and back.
 """
 
-from pymoe.hf.models.family import FAMILIES, ModelFamily, config
+from pymoe.hf.models.family import FAMILIES, ModelFamily, config, files
 from pymoe.hf.models.tensors import dump, load
 
-__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "load"]
+__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "files", "load"]

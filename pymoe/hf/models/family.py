@@ -1,9 +1,7 @@
 """The decoders with experts that pymoe runs: for each model_type its settings, and where its tensors lie.
 
-A family is data: ``attention`` makes the attention of layer i from the fields of a config.json, ``sparse`` the numbers
-of the layers with experts; the block itself is ``hf.blocks``.  ``block`` is the place of the block in transformers' own
-state dict, and (``hub_block``, ``hub``) where the files keep it: for a tensor of the block the patterns of the tensors
-that it is made of, ``{}`` the number of the expert; several are one below the other.
+A family is data: ``attention`` makes the attention of layer i from the fields of a config.json, ``sparse`` says which
+layers have experts; the block itself is ``hf.blocks``, the place of its tensors ``files``.
 """
 
 from __future__ import annotations
@@ -17,19 +15,10 @@ from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf import blocks
 from pymoe.hf.blocks.family import activation
 from pymoe.hf.models.fields import Said
+from pymoe.hf.models.files import GRANITE, STACKED, Files
 from pymoe.models import LMConfig, Multipliers
 from pymoe.models.block import AttentionConfig
 from pymoe.nn import LatentAttentionConfig, SelfAttentionConfig, Temperature
-
-CP1 = {
-    "experts.gate_up_proj": ("experts.{}.gate_proj.weight", "experts.{}.up_proj.weight"),
-    "experts.down_proj": ("experts.{}.down_proj.weight",),
-}
-CP4 = {
-    "router.weight": ("router.layer.weight",),
-    "experts.gate_up_proj": ("input_linear.weight",),
-    "experts.down_proj": ("output_linear.weight",),
-}
 
 
 def every(said: Said, i: int) -> bool:
@@ -39,18 +28,16 @@ def every(said: Said, i: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ModelFamily:
-    """One row; ``neighbours``: do neighbouring channels turn together (``layouts``)?"""
+    """One row; ``neighbours``: do neighbouring channels turn together (``layouts``)?  ``dense``: the field with the
+    width of the layers without experts."""
 
     name: str
     attention: Callable[[Said, int], AttentionConfig]
     sparse: Callable[[Said, int], bool] = every
     multipliers: Callable[[Said], Multipliers] = lambda said: Multipliers()
     neighbours: Callable[[Said], bool] = lambda said: False
-    block: str = "mlp"
-    hub_block: str = "mlp"
-    hub: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    dense: str = "intermediate_size"  # the field with the width of the layers without experts
-    unread: tuple[str, ...] = ()  # tensors of the file that the model never reads
+    files: Files = Files()
+    dense: str = "intermediate_size"
 
 
 def _heads(said: Said, **more: Any) -> SelfAttentionConfig:
@@ -144,21 +131,20 @@ def _llama4_sparse(said: Said, i: int) -> bool:
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
     for family in (
-        ModelFamily("qwen2_moe", _qwen2, _stepped, hub=CP1),
-        ModelFamily("qwen3_moe", _qwen3, _stepped, hub=CP1),
-        ModelFamily("olmoe", _olmoe, hub=CP1),
+        ModelFamily("qwen2_moe", _qwen2, _stepped, files=STACKED),
+        ModelFamily("qwen3_moe", _qwen3, _stepped, files=STACKED),
+        ModelFamily("olmoe", _olmoe, files=STACKED),
         ModelFamily(
-            "granitemoe", _granite, multipliers=_granite_multipliers, block="block_sparse_moe",
-            hub_block="block_sparse_moe", hub=CP4,
+            "granitemoe", _granite, multipliers=_granite_multipliers, files=GRANITE
         ),
-        ModelFamily("deepseek_v2", _deepseek, _after_dense, neighbours=lambda said: True, hub=CP1),
+        ModelFamily("deepseek_v2", _deepseek, _after_dense, neighbours=lambda said: True, files=STACKED),
         ModelFamily(
-            "deepseek_v3", _deepseek, _after_dense, neighbours=lambda said: bool(said["rope_interleave"]), hub=CP1
+            "deepseek_v3", _deepseek, _after_dense, neighbours=lambda said: bool(said["rope_interleave"]), files=STACKED
         ),
         ModelFamily("gpt_oss", _gpt_oss),
         ModelFamily(
-            "llama4_text", _llama4, _llama4_sparse, neighbours=lambda said: True, block="feed_forward",
-            hub_block="feed_forward", dense="intermediate_size_mlp",
+            "llama4_text", _llama4, _llama4_sparse, neighbours=lambda said: True, dense="intermediate_size_mlp",
+            files=Files("feed_forward", "feed_forward"),
         ),
     )
 }  # fmt: skip
@@ -171,8 +157,8 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     missing or of another kind: CheckpointError.
 
     >>> cfg = config({"model_type": "qwen3_moe", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3,
-    ...               "num_key_value_heads": 1, "head_dim": 6, "vocab_size": 11, "num_experts": 4, "mlp_only_layers": [1],
-    ...               "num_experts_per_tok": 2, "moe_intermediate_size": 5, "intermediate_size": 7})
+    ...               "num_key_value_heads": 1, "head_dim": 6, "vocab_size": 11, "num_experts": 4,
+    ...               "num_experts_per_tok": 2, "moe_intermediate_size": 5, "mlp_only_layers": [1]})
     >>> [b.sparse for b in cfg.stack.blocks], cfg.stack.blocks[0].attention.qk_norm
     ([True, False, True], 'head')
     """
@@ -202,10 +188,10 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     )
 
 
-def turns_neighbours(raw: Mapping[str, Any]) -> bool:
-    """Do the files of this model turn neighbouring channels?"""
+def files(raw: Mapping[str, Any]) -> Files:
+    """Where the tensors of the model of this config.json lie."""
     family, said = _said(raw)
-    return family.neighbours(said)
+    return dataclasses.replace(family.files, neighbours=family.neighbours(said))
 
 
 def _said(raw: Mapping[str, Any]) -> tuple[ModelFamily, Said]:

@@ -10,7 +10,7 @@ from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.nn.rotary import Linear, Llama3, Stretch, Yarn
 
 _COMMON = {"initializer_range": 0.02, "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "head_dim": None}
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 # What a field means that is left out (transformers 5.23; a test compares these with its config classes).
 DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2_moe": _COMMON | {

@@ -59,7 +59,7 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 19), torch.from_numpy(IDS[:, 1:].reshape(-1)))
     loss.backward()
     assert abs(float(out.losses["lm"]) - loss.item()) <= 1e-12 * loss.item()
-    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, found.raw, hub=False)
+    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, models.files(found.raw), hub=False)
     theirs = {n: w.grad.numpy() for n, w in m.named_parameters() if w.grad is not None}
     assert len(theirs) > 20 and theirs.keys() <= mine.keys()
     for n, g in theirs.items():
@@ -76,7 +76,7 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
 def test_dump_is_what_the_files_hold(name, tmp_path):
     made(name, tmp_path)
     found, stored = hf.read(str(tmp_path)), load_file(tmp_path / "model.safetensors")
-    again = models.dump(found.p, found.cfg, found.raw)
+    again = models.dump(found.p, found.cfg, models.files(found.raw))
     assert again.keys() == stored.keys()
     for n, a in stored.items():
         assert np.array_equal(again[n], a), n

@@ -1,4 +1,4 @@
-"""Tiny models of the families that ``pymoe.hf.models`` runs: their settings, sizes pairwise different where they may be."""
+"""Tiny models of the families that ``pymoe.hf.models`` runs: their settings, sizes that differ where they may."""
 
 from __future__ import annotations
 
