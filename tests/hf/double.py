@@ -12,13 +12,18 @@ torch = pytest.importorskip("torch")
 
 @contextlib.contextmanager
 def casts_answered_in_double() -> Iterator[None]:
-    """Within this block a float64 tensor that is asked for as float32 stays as it is."""
+    """Within this block a float64 tensor that is asked for as float32 stays as it is, and integers become float64."""
     to, single, kind = torch.Tensor.to, torch.Tensor.float, torch.Tensor.type
     softmaxes = ((torch.nn.functional, torch.nn.functional.softmax), (torch.Tensor, torch.Tensor.softmax))
 
     def stays(self, *args, **kwargs):
         asked = [*args, *kwargs.values()]
         return self if self.dtype == torch.float64 and torch.float32 in asked else to(self, *args, **kwargs)
+
+    def number(self, *args, **kwargs):
+        if self.dtype == torch.float64:
+            return self
+        return single(self, *args, **kwargs) if self.dtype.is_floating_point else to(self, torch.float64)
 
     def wide(softmax):
         def run(x, *args, **kwargs):
@@ -29,7 +34,7 @@ def casts_answered_in_double() -> Iterator[None]:
         return run
 
     torch.Tensor.to = stays
-    torch.Tensor.float = lambda self, *a, **k: self if self.dtype == torch.float64 else single(self, *a, **k)
+    torch.Tensor.float = number
     torch.Tensor.type = lambda self, *a: self if self.dtype == torch.float64 and torch.float32 in a else kind(self, *a)
     for place, softmax in softmaxes:
         place.softmax = wide(softmax)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf import blocks
-from pymoe.hf.blocks.family import activation
+from pymoe.hf.blocks.family import BlockConfig, activation
 from pymoe.hf.models.fields import Said
 from pymoe.hf.models.files import GRANITE, STACKED, Files
 from pymoe.models import LMConfig, Multipliers
@@ -166,6 +166,8 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     n = said.whole("num_hidden_layers")
     sparse = tuple(i for i in range(n) if family.sparse(said, i))
     attention = tuple(family.attention(said, i) for i in range(n))
+    moe = blocks.config(raw) if sparse else None
+    assert moe is None or isinstance(moe, BlockConfig)  # the families of this table have no rules of their own
     h, g, d = said.heads if "num_key_value_heads" in said else (said.whole("num_attention_heads"), None, None)
     return LMConfig(
         vocab=said.whole("vocab_size"),
@@ -178,7 +180,7 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
         d_ff=None if len(sparse) == n else said.whole(family.dense),
         activation=activation(said.get("hidden_act") or "silu"),
         bias=bool(said.get("mlp_bias")),
-        moe=blocks.config(raw) if sparse else None,
+        moe=moe,
         moe_layers=sparse,
         norm_eps=float(said["rms_norm_eps"]),
         tie=bool(said["tie_word_embeddings"]),

@@ -20,7 +20,7 @@ from pymoe.models import generate, lm  # noqa: E402
 from tests.hf.double import casts_answered_in_double, frequencies_in_double  # noqa: E402
 from tests.hf.models import tiny  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 IDS = np.random.default_rng(0).integers(0, 19, (2, 10))
 
 

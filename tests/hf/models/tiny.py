@@ -58,6 +58,18 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "intermediate_size": 9, "num_local_experts": 5, "head_dim": 8, "sliding_window": 4,
         "rope_parameters": YARN | {"truncate": False},
     }),
+    "llama4": ("llama4_text", "Llama4ForCausalLM", {
+        "intermediate_size": 9, "intermediate_size_mlp": 13, "num_local_experts": 5, "head_dim": 8,
+        "num_hidden_layers": 4, "interleave_moe_layer_step": 2, "no_rope_layer_interval": 3, "attention_chunk_size": 4,
+        "floor_scale": 3, "attn_scale": 0.7,
+    }),
+    "llama4 stretched": ("llama4_text", "Llama4ForCausalLM", {
+        "intermediate_size": 9, "num_local_experts": 5, "head_dim": 8, "num_hidden_layers": 2, "use_qk_norm": False,
+        "num_experts_per_tok": 1, "attn_temperature_tuning": False, "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    }),
 }  # fmt: skip
 
 
