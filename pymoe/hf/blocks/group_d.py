@@ -53,11 +53,12 @@ def _inkling2(fields: Fields) -> dict[str, Any]:
 
 
 def _inkling(fields: Fields) -> dict[str, Any]:
-    """n shared experts that are weighed together with the chosen ones; without any the chosen are weighed alone."""
+    """n shared experts that are weighed together with the chosen ones; without any the chosen share the weight."""
     n = int(fields("n_shared"))
+    if not n:
+        return {"global_scale": True}
     found: dict[str, Any] = {"norm": "joint", "n_shared_logits": n, "global_scale": True}
-    width = n * int(fields("moe_intermediate_size"))
-    return found | ({"shared": "joint", "n_shared": n, "d_shared": width} if n else {})
+    return found | {"shared": "joint", "n_shared": n, "d_shared": n * int(fields("moe_intermediate_size"))}
 
 
 def _inkling_names(cfg: Any) -> parts.Names:

@@ -40,13 +40,15 @@ _ERNIE_VL = {n: v for n, v in _ERNIE.items() if n not in ("d_ff", "d_shared")}
 
 
 def _longcat(fields: Fields) -> dict[str, Any]:
-    return {"null_experts": ("identity",) * int(fields.maybe("zero_expert_num") or 0)}
+    """The identity experts; a bias of the router is part of its logits, which transformers forgets."""
+    kinds = ("identity",) * int(fields.maybe("zero_expert_num") or 0)
+    return {"null_experts": kinds, "router_bias": bool(fields.maybe("router_bias")) or None}
 
 
 def _longcat_names(cfg: Any) -> dict[str, Layout]:
     """gate_up_proj has rows for the identity experts too, which nothing reads."""
     return {
-        "router.weight": Same("router.classifier.weight"),
+        "router.weight": Same("router.classifier.weight"), "router.bias": Same("router.classifier.bias"),
         "router.selection_bias": Same("router.e_score_correction_bias"),
         "experts.gate_up_proj": Leading("experts.gate_up_proj", unused=len(cfg.router.null_experts)),
         "experts.down_proj": Same("experts.down_proj"),
@@ -83,7 +85,6 @@ FAMILIES = (
     Family(
         "longcat_flash", {"longcat_flash": ()},
         parts.sizes() | parts.NO_LOSS | {"selection_bias": True, "scale": Get("scale"), MORE: _longcat}, _longcat_names,
-        unread=("router.classifier.bias",),
     ),
     Family(
         "zaya", {"zaya": ()},

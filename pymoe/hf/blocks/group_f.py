@@ -13,16 +13,21 @@ _SHARED = {"d_shared": parts.times("moe_intermediate_size", "n_shared")}
 
 
 def _deepseek_v2(fields: Fields) -> dict[str, Any]:
+    """As the authors' code: weights are renormalised or scaled, not both; transformers never renormalises."""
     method = fields("topk_method")
+    if fields.maybe("norm") and fields("k") > 1:
+        weigh = {"norm": "l1", "eps": 1e-20}
+    else:
+        weigh = {"scale": fields("scale")}
     if method == "greedy":
-        return {}
+        return weigh
     if method != "group_limited_greedy":
         raise ConfigError(f"{fields.family}: topk_method must be greedy or group_limited_greedy, got {method!r}")
     groups = {"n_group": fields("n_group"), "topk_group": fields("topk_group")}
-    return {"select": "group_limited", "group_score": "max"} | groups
+    return {"select": "group_limited", "group_score": "max"} | groups | weigh
 
 
-_V2 = parts.sizes() | parts.NO_LOSS | _SHARED | {"scale": Get("scale"), MORE: _deepseek_v2}
+_V2 = parts.sizes() | parts.NO_LOSS | _SHARED | {MORE: _deepseek_v2}
 _V2_BIAS = _V2 | {"shared_bias": Get("mlp_bias", bool)}
 _MISTRAL = parts.sizes() | parts.NO_LOSS | _SHARED | {
     "select": "group_limited", "group_score": "top2", "n_group": Get("n_group"), "topk_group": Get("topk_group"),

@@ -21,13 +21,15 @@ def _switch(fields: Fields) -> dict[str, Any]:
 
 
 def _nllb(fields: Fields) -> dict[str, Any]:
-    """As in evaluation: ceil(fraction · T) places if the fraction is above 0; the outputs times 1 - token dropout."""
+    """As in evaluation: ceil(fraction · T) places, or ``expert_capacity``; the outputs times 1 - token dropout."""
     if fields("second_expert_policy") != "all":
         raise ConfigError("nllb_moe: second_expert_policy draws: say what it means with second_threshold and draws")
     order = "score" if fields("batch_prioritized_routing") else "choice"
     before = "before" if fields("normalize_router_prob_before_dropping") else "after"
     fraction = float(fields("moe_eval_capacity_token_fraction"))
-    rule = {"rule": "fraction", "factor": fraction} if fraction > 0 else {"rule": "nllb"}
+    rule: dict[str, Any] = {"rule": "fraction", "factor": fraction}
+    if fraction <= 0:
+        rule = {"factor": 0.0, "minimum": int(fields("expert_capacity"))}
     return {
         "capacity": Capacity(order=order, renorm=before, **rule), "router_bias": bool(fields("router_bias")) or None,
         "scale": 1 - float(fields("moe_token_dropout")), "scale_at": "output",

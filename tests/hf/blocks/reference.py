@@ -71,20 +71,30 @@ def modelling(row: Row) -> Any:
     return importlib.import_module(f"transformers.models.{row.folder}.modeling_{row.folder}")
 
 
+def made(row: Row, changes: dict[str, Any], label: str) -> tuple[Any, Any]:
+    """(config, block) of a row, every parameter and buffer drawn from its name."""
+    cfg = config_of(row, changes)
+    block = block_of(row, cfg)
+    with torch.no_grad():
+        for n, w in [*block.named_parameters(), *block.named_buffers()]:
+            if w.is_floating_point():
+                w.copy_(torch.from_numpy(parameter(n.replace(".inner", ""), tuple(w.shape), label)))
+            else:
+                w.copy_(torch.from_numpy(row.table(seeded(label, n), cfg, tuple(w.shape))))
+    return cfg, block.eval()
+
+
+def state_of(block: Any) -> dict[str, np.ndarray]:
+    """Its parameters and buffers under transformers' names; ``inner`` is the part that a row has wrapped."""
+    return {n.replace(".inner", ""): w.detach().numpy() for n, w in block.state_dict().items()}
+
+
 def run(name: str, changes: dict[str, Any] | None = None) -> Result:
     """The block of a row with its settings (and ``changes``), inputs drawn until no choice is a near tie."""
     row, changes = ROWS[name], changes or {}
     label = f"{name}/{sorted(changes.items())}"
     with double():
-        cfg = config_of(row, changes)
-        block = block_of(row, cfg)
-        with torch.no_grad():
-            for n, w in [*block.named_parameters(), *block.named_buffers()]:
-                if w.is_floating_point():
-                    w.copy_(torch.from_numpy(parameter(n.replace(".inner", ""), tuple(w.shape), label)))
-                else:
-                    w.copy_(torch.from_numpy(row.table(seeded(label, n), cfg, tuple(w.shape))))
-        block.eval()
+        cfg, block = made(row, changes, label)
         for draw in range(50):
             found = _attempt(row, cfg, block, (label, f"{label}/{draw}"))
             if found is not None:
@@ -124,9 +134,8 @@ def _attempt(row: Row, cfg: Any, block: Any, labels: tuple[str, str]) -> Result 
         if mode.margin < LEAST_MARGIN:
             return None
         aux, aux_dx = float(loss.detach()), torch.autograd.grad(loss, given)[0].numpy()
-    own = {n: n.replace(".inner", "") for n in block.state_dict()}  # ``inner``: the part that a row has wrapped
-    state = {own[n]: w.detach().numpy() for n, w in block.state_dict().items()}
-    grads = {own[n]: a for n, a in grads.items()}
+    state = state_of(block)
+    grads = {n.replace(".inner", ""): a for n, a in grads.items()}
     return Result(
         row.raw(cfg), state, x, dy, inputs, y.detach().numpy(), None if logits is None else logits.detach().numpy(),
         idx.detach().numpy(), weight.detach().numpy(), dx, dinputs, grads, aux, aux_dx, labels, answered,

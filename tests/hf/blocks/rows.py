@@ -239,8 +239,9 @@ def jetmoe(out: Any) -> tuple[Any, Any, Any]:
 
 V2: dict[str, Any] = {"greedy": {"topk_method": "greedy"}, "bias": {"mlp_bias": True}}
 LIMITED = {"topk_method": "group_limited_greedy"}
+V2_ROW = LIMITED | {"norm_topk_prob": False}  # which transformers ignores: test_defects
 F = {
-    "deepseek_v2": Row("deepseek_v2", "DeepseekV2Config", the("DeepseekV2Moe"), LIMITED, V2),
+    "deepseek_v2": Row("deepseek_v2", "DeepseekV2Config", the("DeepseekV2Moe"), V2_ROW, V2),
     "deepseek_ocr2": Row("deepseek_ocr2", "DeepseekOcr2TextConfig", the("DeepseekOcr2TextMoe"), LIMITED, V2),
     "unlimited_ocr": Row("unlimited_ocr", "UnlimitedOcrTextConfig", the("UnlimitedOcrTextMoe"), LIMITED, V2),
     "mistral4": Row("mistral4", "Mistral4Config", the("Mistral4MoE"), variants=RAW),

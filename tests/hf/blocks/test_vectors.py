@@ -14,7 +14,6 @@ from pymoe.hf import blocks
 from tests.hf.blocks import compare
 from tests.hf.blocks.drawn import fingerprint, normal, parameter, shadow
 from tests.hf.blocks.make_vectors import NUMBERS, TEXT
-from tests.hf.blocks.pending import PENDING
 
 DOCUMENT = json.loads(TEXT.read_text())
 ROWS = DOCUMENT["rows"]
@@ -59,8 +58,6 @@ def test_the_numbers_are_those_that_the_text_describes() -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_block(name: str, stored: Any) -> None:
-    if name in PENDING:
-        pytest.skip(PENDING[name])
     found = errors(ROWS[name], result_of(ROWS[name], stored[name]))
     assert max(found.values()) < compare.TOLERANCE, found
 
