@@ -96,7 +96,9 @@ class Frame:
             self.mask = frozen(np.array([1, 0, 1, 1, 1, 1, 1, 0, 0, 1], bool)[:T] if mask is True else np.asarray(mask))
         x = rng.standard_normal((T, D)) * 1.5
         self.x = frozen(x if self.mask is None else x * self.mask[:, None])  # the layer zeroes padding
-        self.draws = draw(rng, MoEConfig(D, 1, cfg), T) if train else Draws()
+        n = cfg.n_shared_logits
+        shared = {"shared": "joint", "n_shared": n, "d_shared": n} if cfg.norm == "joint" else {}
+        self.draws = draw(rng, MoEConfig(D, 1, cfg, **shared), T) if train else Draws()
         given = {"counts": frozen(rng.integers(0, 9, cfg.n_ids)), "sequences": B}
         if cfg.select == "table":
             given["token_ids"] = frozen(rng.integers(0, V, T))

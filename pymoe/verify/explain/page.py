@@ -52,7 +52,7 @@ def example(entry: Entry) -> MoEConfig:
     k = accepted["k"].default if "k" in accepted else 2
     smaller = {"n_experts": 4, "k": min(2, k) if isinstance(k, int) else 2}
     smaller = {n: v for n, v in smaller.items() if n in accepted}
-    cfg = entry.target(steps.D, steps.F, **smaller)
+    cfg: MoEConfig = entry.target(steps.D, steps.F, **smaller)
     if cfg.router.select == "group_limited":
         cfg = entry.target(steps.D, steps.F, **smaller, **GROUPS)
     return cfg
