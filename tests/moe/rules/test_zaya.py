@@ -98,9 +98,17 @@ def test_gradients(name: str, mask: Any) -> None:
     x, p, state = bench.tokens(7, 3), parameters(cfg), state_of(cfg)
     if mask is not None:
         state = None if state is None else np.where(mask[:, None], state, 0.0)
-    report = verify.gradcheck(subject(cfg, mask), x, p, state, controls=True)
+    report = verify.gradcheck(subject(cfg, mask), x, p, state, controls=mask is None)
     assert report.error <= 1e-13
-    bench.gradients(zaya, cfg, mask=mask, controls=False)
+
+
+def test_gradients_without_a_state() -> None:
+    """A layer that could be given a state and is not: its scale gets exactly 0."""
+    bench.gradients(zaya, OPTIONS["published"], controls=False)
+    _, _, dp = bench.both(
+        zaya, OPTIONS["published"], bench.tokens(7, 3), parameters(OPTIONS["published"]), np.ones((7, 3))
+    )
+    assert not dp["router.state_scale"].any()
 
 
 def test_the_selection_bias_only_selects_and_skip_is_no_expert() -> None:
