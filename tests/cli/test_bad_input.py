@@ -205,7 +205,10 @@ def test_resume_refuses_other_settings_and_another_text(trained, here, capsys):
     assert main(["train", "--resume", run, "--data", "same", "--no-plots", "--no-verify"]) == 0
 
 
-@pytest.mark.parametrize("after", [-5, -4, -3, 0, 1, 3, 12, 26, 44])
+MANY = [pytest.param(n, marks=pytest.mark.slow) for n in (-4, -3, 1, 12, 44)]
+
+
+@pytest.mark.parametrize("after", [-5, 0, 3, 26, *MANY])
 def test_a_full_disk_while_training(after, here, capsys, monkeypatch):
     """The ``after``-th call of the system after the run's first checkpoint fails (up to 0: one of the first itself)."""
     earlier = [*SMALL, "--steps", "6", "--save-every", "2", "--batch", "2"]

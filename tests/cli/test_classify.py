@@ -206,6 +206,7 @@ def test_one_row_in_a_class_and_the_words_that_are_left_out(here, capsys):
     assert "one class has one row only ('Einzel'): it is learned from" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_folder(here):
     process = subprocess.Popen(
         [sys.executable, "-m", "pymoe", "classify", "train"],

@@ -131,6 +131,7 @@ def state(folder) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_continued_gives_the_same_bytes(how, texts, tmp_path):
     run = ["translate", "train", str(texts / "src"), str(texts / "tgt"), *QUICK, "--steps", "60", "--save-every", "7"]

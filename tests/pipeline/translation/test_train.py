@@ -138,6 +138,7 @@ def test_a_step_is_the_clipped_gradient_through_the_optimiser():
     assert after.step == 1 and measured.main == measured.parts["seq2seq"]
 
 
+@pytest.mark.slow
 def test_stopped_at_any_event_and_continued_the_same_bytes(tmp_path):
     work = small.work(TEXT)
     batches, data = small.made(work, TEXT, HELD)
