@@ -1,4 +1,4 @@
-"""``pymoe generate``: text from a trained model, token by token."""
+"""``pymoe generate``: text from a trained model or a Hugging Face folder, token by token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pymoe import hf
 from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.backend.rng import generator
@@ -47,13 +48,69 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--prompt must not be empty: a model needs one token to start from")
     if args.seed < 0:
         raise ConfigError(f"--seed must not be negative, got {args.seed}")
+    if (args.run is None) == (args.hf is None):
+        raise ConfigError("generate needs RUN, a run folder or a checkpoint file, or --hf DIR: give one of the two")
     with words.options(OPTIONS):
         sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    if args.hf is not None:
+        return _from_folder(args, sampling)
     work, state = job.load(job.find(args.run))
-    pieces = text(work, state, args.prompt, args.tokens, sampling, args.seed)
-    sys.stdout.write(args.prompt)
+    _say(args.prompt, text(work, state, args.prompt, args.tokens, sampling, args.seed))
+    return 0
+
+
+def _say(prompt: str, pieces: Iterator[str]) -> None:
+    sys.stdout.write(prompt)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _from_folder(args: argparse.Namespace, sampling: Sampling) -> int:
+    """A Hugging Face folder: its experts stay in the files until a token asks for one; the count goes to stderr."""
+    found, meter = hf.open_mapped(args.hf)
+    ids = _ids(args.prompt, found)
+    stop = found.raw.get("eos_token_id")
+    stop = stop[0] if isinstance(stop, list) and stop else stop
+    rng = generator(args.seed, _SAMPLE)
+    stop = stop if isinstance(stop, int) else None
+    tokens = stream(ids, found.p, found.cfg, args.tokens, sampling=sampling, rng=rng, stop=stop)
+    _say(args.prompt, _written(tokens, found.tokenizer))
+    sys.stderr.write(f"{meter}\n")
     return 0
+
+
+def _ids(prompt: str, found: hf.Checkpoint) -> Array:
+    """The prompt as ids (1, S): by the folder's tokenizer; without one the prompt is the ids themselves."""
+    if found.tokenizer is not None:
+        ids = found.tokenizer.encode(prompt)
+    else:
+        try:
+            ids = np.array([int(word) for word in prompt.split()], dtype=np.int64)
+        except ValueError:
+            why = "the folder has no tokenizer.json, so --prompt must be ids, such as '3 17'"
+            raise ConfigError(f"{why}, got {prompt!r}") from None
+    wrong = [int(i) for i in ids if not 0 <= i < found.cfg.vocab]
+    if wrong or not ids.size:
+        raise ConfigError(
+            f"--prompt must be ids from 0 to {found.cfg.vocab - 1}, at least one, got {wrong or prompt!r}"
+        )
+    return ids[None, :]
+
+
+def _written(tokens: Iterator[Array], tokenizer: hf.tokenizer.Tokenizer | None) -> Iterator[str]:
+    """Text as it grows: what is decoded of all tokens, beyond what was said; ids where there is no tokenizer."""
+    seen: list[int] = []
+    said = ""
+    for chosen in tokens:
+        seen.append(int(chosen[0]))
+        if tokenizer is None:
+            yield f" {seen[-1]}"
+            continue
+        whole = tokenizer.decode(seen)
+        if not whole.endswith("\ufffd"):  # a character's rest may come
+            yield whole[len(said) :]
+            said = whole
+    if tokenizer is not None:
+        yield tokenizer.decode(seen)[len(said) :]

@@ -58,8 +58,9 @@ def parser() -> Parser:
     train.add_argument("--no-verify", action="store_true", help="do not verify the gradient first")
     train.add_argument("--no-plots", action="store_true", help="draw no pictures")
 
-    generate = commands.add_parser("generate", help="sample text from a trained model")
-    generate.add_argument("run", metavar="RUN", help="a run folder or a checkpoint file")
+    generate = commands.add_parser("generate", help="sample text from a trained model, or from a Hugging Face folder")
+    generate.add_argument("run", metavar="RUN", nargs="?", help="a run folder or a checkpoint file")
+    generate.add_argument("--hf", metavar="DIR", help="a Hugging Face folder: experts are read when a token asks")
     generate.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
     generate.add_argument("--tokens", type=int, default=500, help="how many to sample (500)")
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token (0.8)")

@@ -1,7 +1,9 @@
 """F6: what Hugging Face keeps: folders (config.json, safetensors) of whole models, and the MoE blocks of transformers.
 
-Whole models: llama and mistral (dense), mixtral (sparse).  ``read(folder)`` gives the settings, the parameters and the
-tokenizer; ``write(folder, cfg, p, like=source)`` makes a new folder that transformers and others load.
+Whole models: llama and mistral (dense), mixtral (sparse) and the families of ``hf.models``.  ``read(folder)`` gives
+the settings, the parameters and the tokenizer; ``open_mapped(folder)`` the same with the experts left in their files
+until a token asks for one; ``write(folder, cfg, p, like=source)`` makes a new folder that transformers and others load
+(llama, mistral, mixtral).
 
 One block of any family with experts (``hf.blocks``): ``config(...)`` gives its settings, ``load(state_dict, cfg)`` its
 parameters, ``dump(p, cfg)`` puts values or gradients back under transformers' names.
@@ -11,6 +13,6 @@ al., arXiv:2310.06825 and arXiv:2401.04088.
 """
 
 from pymoe.hf.blocks import BlockConfig, config, dump, load
-from pymoe.hf.folder import Checkpoint, read, write
+from pymoe.hf.folder import Checkpoint, open_mapped, read, write
 
-__all__ = ["BlockConfig", "Checkpoint", "config", "dump", "load", "read", "write"]
+__all__ = ["BlockConfig", "Checkpoint", "config", "dump", "load", "open_mapped", "read", "write"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import struct
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
-from pymoe.hf import model_config, models, names
+from pymoe.hf import blocks, model_config, models, names
+from pymoe.hf.models import mapped
+from pymoe.hf.models.mapped import LONGEST_HEADER, Meter
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
 from pymoe.models.lm import LMConfig
@@ -19,7 +22,6 @@ from pymoe.nn import initial
 from pymoe.storage import forms
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-LONGEST_HEADER = 100_000_000  # bytes; what the format allows
 
 
 class Checkpoint(NamedTuple):
@@ -36,14 +38,48 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     setting that the decoder of pymoe has not.
     """
     raw = _json(os.path.join(folder, "config.json"))
-    ours = raw.get("model_type") in models.FAMILIES
-    cfg = models.config(raw) if ours else model_config.from_hf(raw)
+    cfg = _settings(raw)
     given = _tensors(folder)
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
-    dtype = initial.check_dtype(dtype)
-    p = models.load(given, cfg, models.files(raw), dtype) if ours else names.from_hf(given, cfg, dtype)
+    p = _parameters(given, cfg, raw, initial.check_dtype(dtype), blocks.load)
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw)
+
+
+def open_mapped(folder: str, dtype: Any = None) -> tuple[Checkpoint, Meter]:
+    """As ``read``, but the experts stay in their files until a token asks for one; the meter counts the bytes read.
+
+    The parameters generate and evaluate; they have no gradient.  ``dtype``: None is float32.
+    """
+    raw = _json(os.path.join(folder, "config.json"))
+    cfg = _settings(raw)
+    meter = Meter()
+    given = mapped.tensors(_files(folder), meter)
+    dtype = initial.check_dtype(np.float32 if dtype is None else dtype)
+    block = functools.partial(mapped.load_block, meter=meter)
+    p = _parameters(given, cfg, raw, dtype, block)
+    meter.plain += sum(a.nbytes for name, a in given.items() if not _in_block(name, cfg))
+    return Checkpoint(cfg, p, Tokenizer.of(folder), raw), meter
+
+
+def _settings(raw: dict[str, Any]) -> LMConfig:
+    return models.config(raw) if raw.get("model_type") in models.FAMILIES else model_config.from_hf(raw)
+
+
+def _parameters(
+    given: dict[str, np.ndarray], cfg: LMConfig, raw: dict[str, Any], dtype: Any, load_block: Any
+) -> dict[str, Any]:
+    if raw["model_type"] in models.FAMILIES:
+        return models.load(given, cfg, models.files(raw), dtype, load_block)
+    return names.from_hf(given, cfg, dtype, load_block)
+
+
+def _in_block(name: str, cfg: LMConfig) -> bool:
+    """Does the tensor stand in an MoE block?  Those ``mapped.load_block`` counts."""
+    parts = name.split(".")
+    if parts[:2] != ["model", "layers"] or not cfg.stack.blocks[int(parts[2])].sparse:
+        return False
+    return parts[3] in ("mlp", "block_sparse_moe", "feed_forward")
 
 
 def write(folder: str, cfg: LMConfig, p: dict[str, Any], *, like: str) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import to_numpy, tree
+from pymoe.hf import blocks
 from pymoe.hf.blocks import BlockConfig
 from pymoe.hf.model_config import mixtral_like
 from pymoe.hf.models import tensors
@@ -35,9 +36,11 @@ from pymoe.hf.models.files import MIXTRAL
 from pymoe.models.lm import LMConfig
 
 
-def from_hf(given: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any) -> dict[str, Any]:
+def from_hf(
+    given: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any, load_block: Any = blocks.load
+) -> dict[str, Any]:
     """The tree of ``cfg`` in ``dtype``; a missing, surplus or misshapen tensor is a CheckpointError that names it."""
-    return tensors.load(given, _as_mixtral(cfg), MIXTRAL, dtype)
+    return tensors.load(given, _as_mixtral(cfg), MIXTRAL, dtype, load_block)
 
 
 def to_hf(p: tree.Tree, cfg: LMConfig) -> dict[str, np.ndarray]:

@@ -109,7 +109,7 @@ def test_a_text_without_permission(here, capsys):
         (["train", "--preset", "huge"], "--preset must be one of default, shakespeare, tiny"),
         (["train", "--optimizer", "magic"], "invalid choice: 'magic'"),
         (["train", "--resume", "nothing"], "does not exist; give the folder of a run"),
-        (["generate"], "the following arguments are required: RUN"),
+        (["generate"], "generate needs RUN, a run folder or a checkpoint file, or --hf DIR"),
         (["generate", "nothing"], "no such run or checkpoint"),
         (["verify", "nothing"], "no such run or checkpoint"),
         (["verify"], "give a run folder or a checkpoint"),

@@ -56,7 +56,7 @@ def load(
     flat: dict[str, Any] = {}
     for own, (layout, shape) in entries(cfg, files).items():
         names = layout.names(shape)
-        parts = [_checked(given, n, want, dtype) for n, want in zip(names, layout.shapes(shape), strict=True)]
+        parts = [checked(given, n, want, dtype) for n, want in zip(names, layout.shapes(shape), strict=True)]
         left -= set(names)
         flat[own] = layout.read(parts, shape)
     made = tree.unflatten(flat)
@@ -87,7 +87,8 @@ def dump(p: tree.Tree, cfg: LMConfig, files: Files, *, hub: bool = True) -> dict
     return found
 
 
-def _checked(given: Mapping[str, Any], name: str, want: tuple[int, ...], dtype: Any) -> np.ndarray:
+def checked(given: Mapping[str, Any], name: str, want: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The tensor of this name in the model's dtype; CheckpointError unless it is there, of the shape, and a number."""
     if name not in given:
         raise CheckpointError(f"the folder has no tensor {name!r}: its files are incomplete, or of another family")
     a = np.asarray(given[name])
