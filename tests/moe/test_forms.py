@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pymoe import moe, verify
 from pymoe.backend import tree
-from pymoe.moe import Capacity, Form, Norm
+from pymoe.moe import Capacity, Form, Norm, experts, plan
 
 from . import frames
 from .frames import config, make
@@ -122,3 +123,24 @@ def test_planted_faults_of_a_thousandth_are_caught(name: str) -> None:
     f = make(config(**{"norm": "l1", "losses": (), "d_ff": 2, "n_experts": 3, **CONTROLS[name]}), 4)
     report = verify.gradcheck(moe, f.x, f.p, f.cfg, controls=True, mode="gradient")
     assert report.error <= 1e-13 and "planted faults caught" in report.notes[0]
+
+
+def test_a_sentinel_id_gets_and_gives_exactly_nothing() -> None:
+    """id == E, as kernels mark another worker's expert: a null expert "zero".  Only its own weight could move it."""
+    cfg = config(null_experts=("zero",), select="given", norm="none", losses=(), k=3)
+    f = make(cfg, 5)
+    idx = np.array([[0, 6, 3], [6, 2, 5], [1, 4, 6], [3, 0, 1], [5, 6, 4]])  # 6 = E: nobody's
+    out, cache = moe.forward(f.x, f.p, cfg, given=moe.Given(idx=idx))
+    dx, dp = moe.backward(f.dy, cache)
+    none = idx == 6
+    g = np.where(none, 0.0, out.routing.weight)
+    chosen = plan.make(np.where(none, 0, idx), ~none, 6)
+    y, own = experts.forward(f.x, g, f.p["experts"], chosen, form=cfg.form)
+    assert out.y.tobytes() == y.tobytes()
+    _, d = experts.backward(f.dy, own)
+    assert all(dp["experts"][n].tobytes() == d[n].tobytes() for n in dp["experts"]) and not d["g"][none].any()
+    unused = moe.forward(f.x, f.p, cfg, given=moe.Given(idx=np.full_like(idx, 6) - np.arange(3) * np.array([[1]])))
+    rows = unused[0].routing.load
+    assert rows[:4].sum() == 0 and rows[6] == 5
+    grads = moe.backward(f.dy, unused[1])[1]["experts"]
+    assert not any(a[:4].any() for a in grads.values()) and all(a[4:].any() for a in grads.values())
