@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymoe.moe import Capacity
-from pymoe.moe.capacity import keep, places
+from pymoe.moe.capacity import assign, keep, places
 
+from ..oracles import router_loops
 from ..oracles.loops import keep_pairs
 from .frames import frozen
 
+RULES = (
+    "plain", "switch", "gshard", "deepspeed", "megatron", "megablocks", "tutel", "vmoe", "maxtext", "nllb", "fraction"
+)  # fmt: skip
 quick = settings(derandomize=True, deadline=None, max_examples=80)
-ORDERS = ["token", "choice", "score", "probability"]
+ORDERS = ["token", "choice", "score", "score_token", "probability"]
 
 
 @st.composite
@@ -70,6 +76,52 @@ def test_the_orders_differ() -> None:
     score[0, 0], score[1, 1] = 0.1, 0.45  # the second choice of token 1 is surer than the first of token 0
     assert keep(Capacity(order="probability"), idx, score, None, 3, 1).astype(int).tolist() == [[0, 0], [0, 1], [1, 1]]
     assert keep(Capacity(order="score"), idx, score, None, 3, 1).astype(int).tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert kept["score_token"] == [[0, 0], [0, 1], [1, 1]]
+    idx = np.array([[1, 0], [0, 2], [2, 1]])
+    score = np.array([[0.9, 0.8], [0.5, 0.2], [0.4, 0.1]])  # only by "choice" is the second choice of token 0 late
+    score_token, by_score = (keep(Capacity(order=o), idx, score, None, 3, 1)[0] for o in ("score_token", "score"))
+    assert score_token.tolist() == [True, True] and by_score.tolist() == [True, False]
+
+
+def test_interleaved_is_token_and_random_without_draws_too() -> None:
+    rng = np.random.default_rng(0)
+    idx = frozen(np.array([rng.permutation(5)[:3] for _ in range(40)]))
+    score = frozen(rng.random((40, 3)))
+    token = keep(Capacity(order="token"), idx, score, None, 5, 7)
+    assert np.array_equal(keep(Capacity(order="interleaved"), idx, score, None, 5, 7), token)
+    fixed = Capacity(0.0, 7, order="random")
+    assert np.array_equal(assign(fixed, idx, score, None, 5), token)
+    draws = frozen(rng.random((40, 3)))
+    drawn = assign(fixed, idx, score, None, 5, draws=draws)
+    assert np.array_equal(drawn, keep(Capacity(order="probability"), idx, draws, None, 5, 7))
+    assert not np.array_equal(drawn, token)
+
+
+def test_random_places_are_fair() -> None:
+    """Every one of 8 tokens that want the 2 places of an expert gets one a quarter of the time, whoever comes first."""
+    rng, n = np.random.default_rng(3), 4000
+    idx, score = np.zeros((8, 1), np.int64), np.ones((8, 1))
+    cfg = Capacity(0.0, 2, order="random")
+    got = sum(assign(cfg, idx, score, None, 1, draws=rng.random((8, 1)))[:, 0].astype(int) for _ in range(n)) / n
+    assert np.abs(got - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / n)
+
+
+def test_each_sequence_has_its_own_queues_and_places() -> None:
+    """By sequence is the batch of one sequence at a time, its padding too."""
+    rng = np.random.default_rng(1)
+    idx = frozen(np.array([rng.permutation(4)[:2] for _ in range(21)]))
+    score, mask = frozen(rng.random((21, 2))), frozen(rng.random(21) < 0.7)
+    alive = frozen(np.broadcast_to(mask[:, None], idx.shape).copy())
+    for rule, order in itertools.product(RULES, ORDERS):
+        cfg = Capacity(0.6, 1, order=order, rule=rule, per="sequence")
+        found = assign(cfg, idx, score, alive, 4, mask, sequences=3)
+        alone = dataclasses.replace(cfg, per="batch")
+        parts = [
+            assign(alone, idx[a : a + 7], score[a : a + 7], alive[a : a + 7], 4, mask[a : a + 7]) for a in (0, 7, 14)
+        ]
+        assert np.array_equal(found, np.concatenate(parts))
+        if rule not in ("megablocks", "nllb", "fraction"):
+            assert not np.array_equal(found, assign(alone, idx, score, alive, 4, mask)) or order == "token"
 
 
 @pytest.mark.parametrize(
@@ -84,5 +136,75 @@ def test_the_orders_differ() -> None:
         (Capacity(), 0, 4, 2, 0),
     ],
 )
-def test_places(cfg: Capacity, tokens: int, experts: int, k: int, wanted: int) -> None:
+def test_places_of_the_plain_rule(cfg: Capacity, tokens: int, experts: int, k: int, wanted: int) -> None:
     assert places(cfg, tokens, experts, k) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cfg", "tokens", "experts", "k", "wanted"),
+    [
+        (Capacity(1.25, 4, rule="switch"), 100, 8, 1, 15),  # int(100 · 1.25 / 8)
+        (Capacity(1.25, 4, rule="switch"), 100, 8, 2, 15),  # no factor k
+        (Capacity(1.25, 4, rule="switch"), 8, 8, 1, 4),
+        (Capacity(9.0, 0, rule="switch"), 5, 4, 1, 5),
+        (Capacity(9.0, rule="gshard"), 19, 7, 2, 5),  # 2 T // E, no factor
+        (Capacity(1.0, 4, rule="deepspeed"), 19, 7, 2, 6),  # ceil(5.43)
+        (Capacity(1.0, 4, rule="deepspeed"), 2, 7, 2, 4),  # may exceed T
+        (Capacity(1.0, rule="megatron"), 19, 7, 2, 6),
+        (Capacity(8.0, rule="megatron"), 5, 4, 2, 5),  # clamped to T
+        (Capacity(1.5, rule="megablocks"), 19, 7, 2, 8),  # int(1.5 · 2 · 19 / 7)
+        (Capacity(0.0, rule="megablocks"), 19, 7, 2, 11),  # 0: the fullest expert
+        (Capacity(1.5, rule="tutel"), 19, 7, 2, 8),  # 2 int(1.5 · 3)
+        (Capacity(1.5, rule="tutel", multiple=8), 20, 7, 3, 16),  # 3 int(4.5) = 12, up to 16
+        (Capacity(0.0, rule="tutel"), 19, 7, 2, 11),
+        (Capacity(-1.0, rule="tutel"), 19, 7, 2, 6),  # the fullest, but at most 2 · 3
+        (Capacity(-3.0, rule="tutel"), 19, 7, 2, 11),
+        (Capacity(1.05, rounding="ceil", rule="vmoe", multiple=4), 64, 8, 2, 20),  # ceil(16.8) = 17
+        (Capacity(1.05, rounding="round", rule="vmoe", multiple=4), 60, 8, 2, 16),  # round(15.75) = 16
+        (Capacity(1.5, rule="maxtext"), 13, 4, 2, 10),  # int(ceil(6.5) · 1.5), not ceil(9.75)
+        (Capacity(1.5, rule="maxtext"), 0, 4, 2, 1),  # never 0
+        (Capacity(rule="nllb"), 13, 4, 2, 8),  # 2 ceil(3.25)
+        (Capacity(0.3, rule="fraction"), 13, 4, 2, 4),  # ceil(3.9)
+    ],
+)
+def test_places_of_every_rule(cfg: Capacity, tokens: int, experts: int, k: int, wanted: int) -> None:
+    assert places(cfg, tokens, experts, k, fullest=11) == wanted
+    assert router_loops.places(dataclasses.asdict(cfg), tokens, experts, k, 11) == wanted
+
+
+@quick
+@given(
+    st.sampled_from(RULES), st.sampled_from([0.0, 0.5, 1.0, 1.3, 2.0, 7.5]), st.integers(0, 9),
+    st.sampled_from(["floor", "ceil", "round"]), st.integers(0, 200), st.integers(1, 17), st.integers(1, 4),
+)  # fmt: skip
+def test_the_rules_agree_with_the_loops(
+    rule: str, cf: float, least: int, rounding: str, tokens: int, experts: int, k: int
+) -> None:
+    cfg = Capacity(cf, least, rounding, rule=rule, multiple=3)
+    wanted = router_loops.places(dataclasses.asdict(cfg), tokens, experts, k, 13)
+    assert places(cfg, tokens, experts, k, 13) == wanted
+
+
+def test_megablocks_of_factor_0_and_tutel_of_0_drop_nothing() -> None:
+    rng = np.random.default_rng(2)
+    idx = frozen(np.array([rng.permutation(5)[:2] for _ in range(30)]))
+    for rule in ("megablocks", "tutel"):
+        for per, sequences in (("batch", 1), ("sequence", 3)):
+            assert assign(Capacity(0.0, rule=rule, per=per), idx, np.ones((30, 2)), None, 5, sequences=sequences).all()
+    alive = frozen(rng.random((30, 2)) < 0.5)
+    assert np.array_equal(assign(Capacity(0.0, rule="tutel"), idx, np.ones((30, 2)), alive, 5), alive)
+    assert not assign(Capacity(-0.2, rule="tutel"), idx, np.ones((30, 2)), None, 5).all()
+
+
+def test_the_two_offset_rules_coincide_in_who_is_kept_and_not_in_the_positions() -> None:
+    """mesh counts the kept first choices before the second ones, fairscale all of them: min(n, C) against n."""
+    first, second, c = np.array([0, 0, 0, 1]), np.array([1, 1, 1, 0]), 2
+    n = np.bincount(first, minlength=2)
+    offsets = {"kept": np.minimum(n, c), "all": n}
+    rank = np.array([np.sum(second[:t] == e) for t, e in enumerate(second)])
+    position = {rule: offset[second] + rank for rule, offset in offsets.items()}
+    assert position["kept"].tolist() == [1, 2, 3, 2] and position["all"].tolist() == [1, 2, 3, 3]
+    assert all(np.array_equal(p < c, [True, False, False, False]) for p in position.values())
+    idx = np.stack([first, second], axis=1)
+    kept = keep(Capacity(order="choice"), idx, np.ones((4, 2)), None, 2, c)
+    assert kept.tolist() == [[True, True], [True, False], [False, False], [True, False]]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pymoe import moe, presets
 from pymoe.backend.errors import ShapeError
+from pymoe.moe import selection_bias
 
 from ..oracles.loops import bias_update as loop
 from .frames import frozen, make
@@ -75,3 +76,56 @@ def test_padding_is_not_counted() -> None:
     load = f.forward()[0].routing.load
     alone = f._replace(x=frozen(f.x[f.mask]), mask=None).forward()[0].routing.load
     assert load.sum() == 2 * f.mask.sum() and np.array_equal(load, alone)
+
+
+# ---- what does not belong in the counts of a step ----
+
+
+def test_centred_agrees_with_the_loop_and_keeps_the_mean() -> None:
+    """torchtitan #1506: without centring the biases drift together; the choice is the same either way."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        bias, n = rng.standard_normal(7), rng.integers(0, 50, 7)
+        found = moe.bias_update(bias, n, 0.125, centre=True)
+        assert np.allclose(found, loop(bias.tolist(), n.tolist(), 0.125, centre=True), rtol=0, atol=1e-15)
+        assert abs(found.mean() - bias.mean()) < 1e-15
+        plain = moe.bias_update(bias, n, 0.125)
+        assert np.ptp(found - plain) < 1e-15, "they differ by one number for all"
+
+
+def counted(f, parts: list[np.ndarray]) -> selection_bias.Counts:
+    counts = selection_bias.none(f.p["router"]["selection_bias"])
+    for i, rows in enumerate(parts):
+        mask = None if f.mask is None else f.mask[rows]
+        load = f.forward(x=f.x[rows], mask=mask)[0].routing.load
+        counts = selection_bias.add(counts, load, micro_batch=i)
+        counts = selection_bias.add(counts, load, micro_batch=i)  # its activations are computed again
+        counts = selection_bias.add(counts, load, training=False)  # torchtitan #4148: an evaluation in between
+    return counts
+
+
+def test_the_step_of_micro_batches_is_that_of_the_whole_batch() -> None:
+    """One update a step, padding out, evaluation out, recomputation once, workers summed: five exclusions, one bias."""
+    f = make(presets.deepseek_v3(d_model=6, d_ff=4, n_experts=5, k=2), 30, mask=True, seed=3)
+    f = f._replace(p={**f.p, "router": {**f.p["router"], "selection_bias": frozen(np.zeros(5))}})
+    bias, whole = f.p["router"]["selection_bias"], f.forward()[0].routing.load
+    wanted = moe.bias_update(bias, whole, 0.25)
+    parts = np.split(np.arange(30), [4, 11, 19])
+    counts = counted(f, parts)
+    assert np.array_equal(counts.n, whole) and counts.seen == {0, 1, 2, 3}
+    assert np.array_equal(moe.bias_update(bias, counts, 0.25), wanted)
+    mine, other = counted(f, parts[:2]), counted(f, parts[2:])  # two workers
+    reduced = moe.bias_update(bias, mine, 0.25, reduce=lambda n: n + other.n)
+    assert np.array_equal(reduced, wanted)
+    assert not np.array_equal(moe.bias_update(bias, mine, 0.25), wanted), "control: one worker alone moves otherwise"
+    each = bias
+    for rows in parts:
+        each = moe.bias_update(each, f.forward(x=f.x[rows], mask=f.mask[rows])[0].routing.load, 0.25)
+    assert not np.array_equal(each, wanted), "control: an update for each micro-batch is another rule"
+    frequency = moe.bias_update(bias, whole / whole.sum(), 0.25)
+    assert np.array_equal(frequency, wanted), "counts and frequencies, each with its own mean"
+
+
+def test_add_refuses_the_load_of_another_layer() -> None:
+    with pytest.raises(ShapeError, match=r"load must have shape \(3,\), got \(4,\)"):
+        selection_bias.add(selection_bias.none(np.zeros(3)), np.zeros(4, np.int64))
