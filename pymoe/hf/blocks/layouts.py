@@ -12,6 +12,8 @@ Squeezed       one, without an axis of length 1            with it              
 Pair           gate, up                                    gate over up                                         yes
 Interleaved    one: gate 0, up 0, gate 1, up 1, ...        gate over up                                         yes
 Each           one for each expert                         stacked                                              yes
+EachPair       gate and up for each expert                 gate over up, stacked                                yes
+Mixed          (E, 2F, D), rows gate 0, up 0, gate 1, ...  gate over up                                         yes
 Blocks         (n, D, F) of n shared experts               (D, n F), side by side                               yes
 ============== =========================================== ==================================================== =======
 
@@ -218,12 +220,13 @@ class Interleaved(Same):
 
 @dataclasses.dataclass(frozen=True)
 class Each:
-    """One tensor for each expert; ``{}`` in the pattern is its number."""
+    """One tensor for each expert; ``{}`` in the pattern is its number, which begins at ``first``."""
 
     pattern: str
+    first: int = 0
 
     def names(self, shape: Shape) -> list[str]:
-        return [self.pattern.format(e) for e in range(shape[0])]
+        return [self.pattern.format(e + self.first) for e in range(shape[0])]
 
     def shapes(self, shape: Shape) -> list[Shape]:
         return [shape[1:]] * shape[0]
@@ -233,3 +236,48 @@ class Each:
 
     def write(self, a: Any) -> list[Any]:
         return list(a)
+
+
+@dataclasses.dataclass(frozen=True)
+class EachPair:
+    """gate and up, (F, D) each, of each expert, for (E, 2F, D)."""
+
+    gate: str
+    up: str
+    first: int = 0
+
+    def names(self, shape: Shape) -> list[str]:
+        return [n.format(e + self.first) for e in range(shape[0]) for n in (self.gate, self.up)]
+
+    def shapes(self, shape: Shape) -> list[Shape]:
+        return [(shape[1] // 2, *shape[2:])] * (2 * shape[0])
+
+    def read(self, parts: Sequence[Any], shape: Shape) -> Any:
+        return np.stack([np.concatenate(parts[i : i + 2]) for i in range(0, len(parts), 2)])
+
+    def write(self, a: Any) -> list[Any]:
+        return [half for expert in a for half in np.split(expert, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(Same):
+    """(E, 2F, D) whose rows take turns, gate 0, up 0, gate 1, ...; ``joint``: of n shared experts, for (2 n F, D)."""
+
+    joint: bool = False
+    n: int = 1
+
+    def shapes(self, shape: Shape) -> list[Shape]:
+        return [(self.n, shape[0] // self.n, shape[1]) if self.joint else shape]
+
+    def read(self, parts: Sequence[Any], shape: Shape) -> Any:
+        halves = [parts[0][:, i::2] for i in (0, 1)]
+        if self.joint:
+            return np.concatenate([np.reshape(h, (-1, shape[-1])) for h in halves])
+        return np.concatenate(halves, axis=1)
+
+    def write(self, a: Any) -> list[Any]:
+        if self.joint:
+            halves = [np.reshape(h, (self.n, -1, a.shape[-1])) for h in np.split(a, 2)]
+        else:
+            halves = list(np.split(a, 2, axis=1))
+        return [np.reshape(np.stack(halves, axis=2), (halves[0].shape[0], -1, a.shape[-1]))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from pymoe import moe
 from pymoe.backend import to_numpy, tree
-from pymoe.backend.errors import CheckpointError, ConfigError, ShapeError, check_shape
+from pymoe.backend.errors import CheckpointError, ConfigError, IndexRangeError, ShapeError, check_shape
+from pymoe.hf.blocks import hub, mapped
 from pymoe.hf.blocks.families import FAMILIES
 from pymoe.hf.blocks.family import AnyBlock, Family
 from pymoe.hf.blocks.layouts import Centred, Layout, Shape
@@ -17,9 +19,18 @@ from pymoe.moe import parameters
 from pymoe.storage import forms
 
 
-def load(state_dict: Mapping[str, Any], cfg: AnyBlock, *, prefix: str = "", dtype: Any = None) -> tree.Tree:
-    """The parameter tree of ``cfg`` from one block's arrays under the names of its state dict.
+def load(
+    source: Mapping[str, Any] | str | os.PathLike[str],
+    cfg: AnyBlock,
+    *,
+    prefix: str | None = None,
+    dtype: Any = None,
+    layer: int | None = None,
+) -> tree.Tree:
+    """The parameter tree of ``cfg`` from one block's arrays under the names of its state dict, or from the hub's files.
 
+    source: a state dict, or the path of a safetensors file or of a folder of them, as published (``hub``); then
+    ``layer`` says which one, what stands before "layers.3." is looked up, and what can be is left in the mapped file.
     prefix: what stands before those names in a larger state dict ("model.layers.3.mlp."); others are not looked at.
     dtype: None leaves float32 and float64 as they are and reads float16 and bfloat16 (``ml_dtypes``) as float32.
     Arrays that lie as pymoe has them, or transposed, are views; only what must be put together is copied.
@@ -38,8 +49,13 @@ def load(state_dict: Mapping[str, Any], cfg: AnyBlock, *, prefix: str = "", dtyp
     True
     """
     family = _family(cfg)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_files(mapped.Mapped(source), cfg, prefix, dtype, layer)
+    if layer is not None:
+        raise ConfigError("layer= is for files; of a state dict say prefix='model.layers.3.mlp.'")
+    prefix = prefix or ""
     layouts = family.layouts(cfg)
-    given = {name[len(prefix) :]: a for name, a in state_dict.items() if name.startswith(prefix)}
+    given = {name[len(prefix) :]: a for name, a in source.items() if name.startswith(prefix)}
     left = {name for name in given if not (family.unread and name.startswith(family.unread))}
     flat: dict[str, Any] = {}
     for own, shape in shapes(cfg).items():
@@ -54,6 +70,36 @@ def load(state_dict: Mapping[str, Any], cfg: AnyBlock, *, prefix: str = "", dtyp
             f"the state dict has a tensor that a block of {family.name} does not: {prefix}{sorted(left)[0]}"
         )
     return tree.unflatten(flat)
+
+
+def _from_files(
+    given: Mapping[str, Any], cfg: AnyBlock, prefix: str | None, dtype: Any, layer: int | None, only: int | None = None
+) -> tree.Tree:
+    """The tree of one layer of published files; ``only``: the matrices of one expert."""
+    if layer is None:
+        raise ConfigError("files hold many layers: say which, layer=3")
+    at = hub.before(given, cfg, layer, prefix)
+    also = hub.HUBS[cfg.family].also if cfg.family in hub.HUBS else {}
+    given = hub.Layer(given, at, also)
+    flat: dict[str, Any] = {}
+    layouts = hub.layouts(cfg)
+    for own, shape in shapes(cfg).items():
+        layout = hub.oriented(given, _layout(layouts, own, FAMILIES[cfg.family]), shape)
+        if only is not None:
+            if not own.startswith("experts.") or len(shape) < 2:
+                continue
+            layout, shape = hub.one(layout, shape, only)
+        names = layout.names(shape)
+        parts = [_checked(given, n, want, at, dtype) for n, want in zip(names, layout.shapes(shape), strict=True)]
+        flat[own] = layout.read(parts, shape)
+    return tree.unflatten(flat)
+
+
+def expert(path: str | os.PathLike[str], cfg: AnyBlock, e: int, *, layer: int, prefix: str | None = None) -> tree.Tree:
+    """The parameters of expert ``e`` alone, {"experts": {name: (1, ...)}}, from published files: no other is read."""
+    if not 0 <= e < cfg.n_experts:
+        raise IndexRangeError(f"expert must be in 0..{cfg.n_experts - 1}, got {e}")
+    return _from_files(mapped.Mapped(path), cfg, prefix, None, layer, e)
 
 
 def dump(p: tree.Tree, cfg: AnyBlock, *, prefix: str = "", gradients: bool = False) -> dict[str, Any]:
