@@ -56,7 +56,7 @@ def cut(p: Mapping[str, Any], cfg: MoEConfig, kept: Any) -> tuple[dict[str, Any]
         tied = tuple(np.searchsorted(stored, table[ids]).tolist())
     router = _router(cfg, ids)
     smaller = dataclasses.replace(cfg, router=router, tied=tied)
-    own = {name: _rows(value, ids) for name, value in p["router"].items()}
+    own = {name: _of_router(name, value, ids, cfg.router) for name, value in p["router"].items()}
     for name, value in p["experts"].items():
         if isinstance(value, Weight):
             raise DtypeError(
@@ -85,6 +85,15 @@ def _router(cfg: MoEConfig, ids: np.ndarray) -> Any:
     if changes["k"] < 2 and r.second_threshold is not None:
         changes["second_threshold"] = None  # there is no second choice any more
     return dataclasses.replace(r, **changes)
+
+
+def _of_router(name: str, value: Any, ids: np.ndarray, r: Any) -> Any:
+    """The rows of these experts, and of the null and the shared ones behind them; a scale of the input has none."""
+    if name == "table":
+        raise ConfigError("router.table names experts by id: make the table of the smaller layer, then cut")
+    if name in ("input_scale", "global_scale"):
+        return value
+    return _rows(value, np.concatenate([ids, np.arange(r.n_experts, int(value.shape[0]))]))
 
 
 def _rows(value: Any, ids: np.ndarray) -> Any:

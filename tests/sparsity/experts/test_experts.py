@@ -322,3 +322,18 @@ def test_a_search_says_when_it_has_tried_a_set():
         seen_sets: list[int] = []
         search(x, p, cfg, 4, watch=lambda seen_sets=seen_sets: seen_sets.append(1))
         assert len(seen_sets) == sets
+
+
+def test_a_router_keeps_what_is_no_row_of_an_expert() -> None:
+    """Scales of the input and of all weights stay; the rows of null experts, behind the experts, stay too."""
+    more = {"input_norm": "rms", "global_scale": True, "expert_scale": True, "null_experts": ("zero", "copy")}
+    cfg, p, x = layers.layer(k=2, norm="l1", **more)
+    ids = [0, 2, 3]
+    q, smaller = experts.cut(p, cfg, ids)
+    rows = [*ids, cfg.n_experts, cfg.n_experts + 1]
+    assert all(np.array_equal(q["router"][n], p["router"][n][rows]) for n in ("weight", "expert_scale"))
+    assert all(np.array_equal(q["router"][n], p["router"][n]) for n in ("input_scale", "global_scale"))
+    moe.forward(x, q, smaller)
+    table, q, _ = layers.layer(k=2, select="table", table_size=9)
+    with pytest.raises(ConfigError, match=r"router\.table names experts by id"):
+        experts.cut(q, table, ids)
