@@ -14,7 +14,8 @@ from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.backend.rng import generator
 from pymoe.cli import words
-from pymoe.models.generate import Sampling, stream
+from pymoe.models import Seq2SeqConfig
+from pymoe.models.generate import Sampling, stream, translate
 from pymoe.train import job
 from pymoe.train.job import Job
 from pymoe.train.step import State
@@ -73,10 +74,17 @@ def _from_folder(args: argparse.Namespace, sampling: Sampling) -> int:
     ids = _ids(args.prompt, found)
     stop = found.raw.get("eos_token_id")
     stop = stop[0] if isinstance(stop, list) and stop else stop
-    rng = generator(args.seed, _SAMPLE)
-    stop = stop if isinstance(stop, int) else None
-    tokens = stream(ids, found.p, found.cfg, args.tokens, sampling=sampling, rng=rng, stop=stop)
-    _say(args.prompt, _written(tokens, found.tokenizer))
+    rng, stop = generator(args.seed, _SAMPLE), stop if isinstance(stop, int) else None
+    if isinstance(found.cfg, Seq2SeqConfig):  # the prompt is the source: what is said is the target, from its start
+        start = found.raw.get("decoder_start_token_id")
+        start = found.raw.get("pad_token_id") if start is None else start
+        each = translate(
+            ids, found.p, found.cfg, args.tokens, start=start or 0, stop=stop, sampling=sampling, rng=rng
+        )  # fmt: skip
+        _say("", _written(iter(each.T), found.tokenizer))
+    else:
+        tokens = stream(ids, found.p, found.cfg, args.tokens, sampling=sampling, rng=rng, stop=stop)
+        _say(args.prompt, _written(tokens, found.tokenizer))
     sys.stderr.write(f"{meter}\n")
     return 0
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
 from pymoe.hf import blocks, model_config, models, names
-from pymoe.hf.models import mapped
+from pymoe.hf.models import mapped, switch
 from pymoe.hf.models.mapped import LONGEST_HEADER, Meter
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
@@ -25,7 +25,7 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    cfg: LMConfig
+    cfg: Any  # LMConfig; Seq2SeqConfig for a Switch Transformer
     p: dict[str, Any]
     tokenizer: Tokenizer | None  # None: the folder has no tokenizer.json
     raw: dict[str, Any]  # config.json as it stands
@@ -58,28 +58,24 @@ def open_mapped(folder: str, dtype: Any = None) -> tuple[Checkpoint, Meter]:
     dtype = initial.check_dtype(np.float32 if dtype is None else dtype)
     block = functools.partial(mapped.load_block, meter=meter)
     p = _parameters(given, cfg, raw, dtype, block)
-    meter.plain += sum(a.nbytes for name, a in given.items() if not _in_block(name, cfg))
+    meter.plain += meter.stored - meter.blocks
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw), meter
 
 
-def _settings(raw: dict[str, Any]) -> LMConfig:
+def _settings(raw: dict[str, Any]) -> Any:
+    if raw.get("model_type") == switch.NAME:
+        return switch.config(raw)
     return models.config(raw) if raw.get("model_type") in models.FAMILIES else model_config.from_hf(raw)
 
 
 def _parameters(
-    given: dict[str, np.ndarray], cfg: LMConfig, raw: dict[str, Any], dtype: Any, load_block: Any
+    given: dict[str, np.ndarray], cfg: Any, raw: dict[str, Any], dtype: Any, load_block: Any
 ) -> dict[str, Any]:
+    if raw["model_type"] == switch.NAME:
+        return switch.load(given, cfg, dtype, load_block)
     if raw["model_type"] in models.FAMILIES:
         return models.load(given, cfg, models.files(raw), dtype, load_block)
     return names.from_hf(given, cfg, dtype, load_block)
-
-
-def _in_block(name: str, cfg: LMConfig) -> bool:
-    """Does the tensor stand in an MoE block?  Those ``mapped.load_block`` counts."""
-    parts = name.split(".")
-    if parts[:2] != ["model", "layers"] or not cfg.stack.blocks[int(parts[2])].sparse:
-        return False
-    return parts[3] in ("mlp", "block_sparse_moe", "feed_forward")
 
 
 def write(folder: str, cfg: LMConfig, p: dict[str, Any], *, like: str) -> None:

@@ -36,7 +36,7 @@ TABLES = {
     "form": list(FORMS),
     "schedule": list(KINDS),
     "family": list(FAMILIES),
-    "decoder": list(models.FAMILIES),
+    "decoder": [*models.FAMILIES, models.switch.NAME],
 }
 # the pages that have tables of their own, and what must be named there in backticks
 PAGES = {

@@ -1,9 +1,12 @@
-"""Whole models of transformers with experts: their settings, their tensors in both layouts, and experts read on demand.
+"""Whole models of transformers with experts: their settings, their tensors, and experts read on demand.
+
+Decoders (``family``) and one encoder-decoder (``switch``).
 
 ``config`` makes the settings of a model from its config.json, ``load`` and ``dump`` take its tensors there and back.
 """
 
+from pymoe.hf.models import switch
 from pymoe.hf.models.family import FAMILIES, ModelFamily, config, files
 from pymoe.hf.models.tensors import dump, load
 
-__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "files", "load"]
+__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "files", "load", "switch"]

@@ -65,6 +65,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "attn_temperature_tuning": True, "floor_scale": 8192, "attn_scale": 0.1, "layer_types": None,
         "vocab_size": 202048, "num_hidden_layers": 48, "hidden_size": 5120,
     },
+    "switch_transformers": {
+        "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_heads": 12, "num_layers": 12,
+        "num_decoder_layers": None, "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6,
+        "dense_act_fn": "relu", "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, install
 from pymoe.hf.blocks.families import FAMILIES
 from pymoe.hf.blocks.family import BlockConfig
-from pymoe.hf.blocks.layouts import Layout, Shape
+from pymoe.hf.blocks.layouts import Each, Layout, Same, Shape
 from pymoe.hf.models.files import Stacked
 from pymoe.hf.models.tensors import checked
 from pymoe.io.tensors import RESERVED
@@ -37,6 +37,7 @@ class Meter:
     """How many bytes the files hold, and how many of them were read; an expert counts once for each of its stacks."""
 
     stored: int = 0
+    blocks: int = 0  # of these, in MoE blocks
     plain: int = 0  # read at once
     stacks: int = 0  # experts in files, counted in each stack
     experts: dict[tuple[str, int], int] = dataclasses.field(default_factory=dict)  # bytes by (stack, expert)
@@ -145,21 +146,28 @@ class OnDemand(Weight):
 
 def load_block(given: Mapping[str, Any], cfg: BlockConfig, *, prefix: str, dtype: Any, meter: Meter) -> dict[str, Any]:
     """``blocks.load`` of one block's native tensors, the experts' matrices left where they are."""
-    layouts = FAMILIES[cfg.family].layouts(cfg)
+    layouts: Mapping[str, Layout] = FAMILIES[cfg.family].layouts(cfg)
+    meter.blocks += sum(_nbytes(a) for a in given.values())
     found: dict[str, dict[str, Any]] = {}
     for own, shape in parameters.shapes(cfg).items():
         layout = layouts[own]
         branch, _, leaf = own.partition(".")
         names = [prefix + name for name in layout.names(shape)]
         wanted = list(zip(names, layout.shapes(shape), strict=True))
-        if branch == "experts" and len(shape) == 3 and len(wanted[0][1]) == 3:
+        if branch == "experts" and len(shape) == 3:
             parts = [_stack(given, name, want) for name, want in wanted]
+            if isinstance(layout, Each):
+                parts, layout = [Stacked(tuple((a,) for a in parts))], Same(own)
             made: Any = OnDemand(shape, parts, layout, dtype, prefix + own, meter)
         else:
             made = layout.read([checked(given, name, want, dtype) for name, want in wanted], shape)
             meter.plain += sum(given[name].nbytes for name in names)
         found.setdefault(branch, {})[leaf] = made
     return found
+
+
+def _nbytes(a: Any) -> int:
+    return sum(part.nbytes for one in a.pieces for part in one) if isinstance(a, Stacked) else int(a.nbytes)
 
 
 def _stack(given: Mapping[str, Any], name: str, want: Shape) -> Any:

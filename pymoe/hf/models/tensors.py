@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,20 @@ def entries(cfg: LMConfig, files: Files) -> Entries:
     return found
 
 
+class Place(NamedTuple):
+    """One MoE block: its settings, the way to its parameters in the tree, and its layer in the state dict."""
+
+    cfg: BlockConfig
+    way: tuple[str, ...]
+    layer: str
+
+
+def places(cfg: LMConfig) -> list[Place]:
+    """The MoE blocks of a decoder."""
+    found = [(i, b.feed_forward) for i, b in enumerate(cfg.stack.blocks)]
+    return [Place(b, ("layers", str(i), "mlp"), f"model.layers.{i}") for i, b in found if isinstance(b, BlockConfig)]
+
+
 def load(
     given: Mapping[str, Any], cfg: LMConfig, files: Files, dtype: Any = None, load_block: Any = blocks.load
 ) -> dict[str, Any]:
@@ -52,38 +66,55 @@ def load(
 
     The settings of the MoE layers are those of ``hf.config``; ``load_block`` reads a block from its native tensors.
     """
-    left = set(given)
+    unread = {"lm_head.weight"} if cfg.tie else set()  # some writers store a tied head twice
+    return read(given, entries(cfg, files), places(cfg), files, dtype, load_block, unread)
+
+
+def read(
+    given: Mapping[str, Any],
+    entries: Entries,
+    places: list[Place],
+    files: Files,
+    dtype: Any,
+    load_block: Any,
+    unread: set[str],
+) -> dict[str, Any]:
+    """The tree that ``entries`` and ``places`` describe; what else is given, except ``unread``, is an error."""
+    left = set(given) - unread
     flat: dict[str, Any] = {}
-    for own, (layout, shape) in entries(cfg, files).items():
+    for own, (layout, shape) in entries.items():
         names = layout.names(shape)
         parts = [checked(given, n, want, dtype) for n, want in zip(names, layout.shapes(shape), strict=True)]
         left -= set(names)
         flat[own] = layout.read(parts, shape)
-    made = tree.unflatten(flat)
-    for i, b in enumerate(cfg.stack.blocks):
-        if isinstance(b.feed_forward, BlockConfig):
-            found, used = native(given, files, f"model.layers.{i}", b.feed_forward.n_experts)
-            left -= used
-            prefix = f"model.layers.{i}.{files.block}."
-            made["layers"][str(i)]["mlp"] = load_block(found, b.feed_forward, prefix=prefix, dtype=dtype)
-    left -= {"lm_head.weight"} if cfg.tie else set()  # some writers store a tied head twice
+    for block in places:
+        found, used = native(given, files, block.layer, block.cfg.n_experts)
+        left -= used
+        one = load_block(found, block.cfg, prefix=f"{block.layer}.{files.block}.", dtype=dtype)
+        flat |= {".".join((*block.way, name)): leaf for name, leaf in tree.flatten(one).items()}
     surplus = sorted(n for n in left if not n.endswith("rotary_emb.inv_freq"))  # a buffer that follows from the base
     if surplus:
         raise CheckpointError(f"the folder has a tensor that this family does not: {surplus[0]!r}")
-    return made
+    return tree.unflatten(flat)
 
 
 def dump(p: tree.Tree, cfg: LMConfig, files: Files, *, hub: bool = True) -> dict[str, Any]:
     """The inverse, for values or gradients: as the files have it, or, not ``hub``, as transformers has it in memory."""
+    return written(p, entries(cfg, files), places(cfg), files, hub=hub)
+
+
+def written(p: tree.Tree, entries: Entries, places: list[Place], files: Files, *, hub: bool) -> dict[str, Any]:
+    """The inverse of ``read``."""
     flat = tree.flatten(p)
     found: dict[str, Any] = {}
-    for own, (layout, shape) in entries(cfg, files).items():
+    for own, (layout, shape) in entries.items():
         found |= dict(zip(layout.names(shape), layout.write(to_numpy(flat[own])), strict=True))
-    for i, b in enumerate(cfg.stack.blocks):
-        if isinstance(b.feed_forward, BlockConfig):
-            layer = f"model.layers.{i}"
-            for name, a in blocks.dump(p["layers"][str(i)]["mlp"], b.feed_forward).items():
-                found |= to_hub(files, layer, name, a) if hub else {f"{layer}.{files.block}.{name}": a}
+    for block in places:
+        one: Any = p
+        for step in block.way:
+            one = one[step]
+        for name, a in blocks.dump(one, block.cfg).items():
+            found |= to_hub(files, block.layer, name, a) if hub else {f"{block.layer}.{files.block}.{name}": a}
     return found
 
 

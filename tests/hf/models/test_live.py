@@ -16,7 +16,8 @@ from safetensors.numpy import load_file  # noqa: E402
 
 from pymoe import hf  # noqa: E402
 from pymoe.hf import models  # noqa: E402
-from pymoe.models import generate, lm  # noqa: E402
+from pymoe.hf.models import switch  # noqa: E402
+from pymoe.models import generate, lm, seq2seq  # noqa: E402
 from tests.hf.double import casts_answered_in_double, frequencies_in_double  # noqa: E402
 from tests.hf.models import tiny  # noqa: E402
 
@@ -70,6 +71,44 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
         )
     tokens = [int(t[0]) for t in generate.stream(IDS[:1, :3], found.p, found.cfg, 8, sampling=generate.GREEDY)]
     assert greedy[0, 3:].tolist() == tokens and len(set(tokens)) > 1
+
+
+@pytest.mark.parametrize("name", tiny.SWITCH)
+def test_switch_both_sides(name, tmp_path):
+    torch.manual_seed(1)
+    cfg = transformers.SwitchTransformersConfig(**tiny.SWITCH[name])
+    m = transformers.SwitchTransformersForConditionalGeneration(cfg).to(torch.float64).eval()
+    with torch.no_grad():
+        for w in m.parameters():
+            w.copy_(0.4 * torch.randn_like(w) + (1 if w.ndim == 1 else 0))
+    m.save_pretrained(tmp_path)
+    found = hf.read(str(tmp_path))
+    ids, given, targets = IDS, IDS[:, 1:8], IDS[:, 2:9]
+    out, cache = seq2seq.forward(ids, found.p, found.cfg, given, targets=targets)
+    with casts_answered_in_double():
+        logits = m(torch.from_numpy(ids), decoder_input_ids=torch.from_numpy(given), use_cache=False).logits
+    assert logits.dtype == torch.float64
+    assert close(out.logits, logits.detach().numpy())
+    assert not close(out.logits * 1.001, logits.detach().numpy())
+    kept = [r.kept.all() for r in out.routing if r is not None]
+    assert len(kept) > 1 and not all(kept)  # some token finds no place
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 19), torch.from_numpy(targets.copy()).reshape(-1))
+    loss.backward()
+    assert abs(float(out.losses["seq2seq"]) - loss.item()) <= 1e-12 * loss.item()
+    mine = switch.dump(seq2seq.backward(None, cache, {"seq2seq": 1.0})[1], found.cfg)
+    theirs = {n: w.grad.numpy() for n, w in m.named_parameters() if w.grad is not None}
+    assert len(theirs) > 20 and theirs.keys() <= mine.keys()
+    for n, g in theirs.items():
+        assert close(mine[n], g), n
+    for n in mine.keys() - theirs.keys():  # an expert that no token asked for has no gradient there
+        assert ".experts." in n and not mine[n].any(), n
+    with casts_answered_in_double():
+        greedy = m.generate(torch.from_numpy(ids), max_new_tokens=7, do_sample=False, eos_token_id=-1)
+    tokens = generate.translate(ids, found.p, found.cfg, 7, start=0)
+    assert np.array_equal(greedy[:, 1:].numpy(), tokens) and len(set(tokens.ravel().tolist())) > 1
+    again, stored = switch.dump(found.p, found.cfg), load_file(tmp_path / "model.safetensors")
+    assert again.keys() == stored.keys() - ({"shared.weight"} if name == "switch untied" else set())
+    assert all(np.array_equal(again[n], stored[n]) for n in again)
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "gpt_oss", "granitemoe"])

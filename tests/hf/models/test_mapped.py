@@ -12,7 +12,8 @@ from pymoe import hf
 from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.cli.main import main
 from pymoe.hf import models
-from pymoe.models import generate, lm
+from pymoe.hf.models import switch
+from pymoe.models import generate, lm, seq2seq
 from tests.hf.models import tiny
 
 IDS = np.array([[3, 18, 0, 7, 7, 11, 2, 9]])
@@ -71,6 +72,22 @@ def close(a, b):
 
 def is_expert(name):
     return ".experts." in name and "bias" not in name or "put_linear" in name
+
+
+def test_switch_reads_an_expert_when_a_token_asks(tmp_path, capsys):
+    raw = {"model_type": "switch_transformers", **tiny.SWITCH["switch"]}
+    cfg = switch.config(raw)
+    made = switch.dump(seq2seq.init(np.random.default_rng(0), cfg), cfg)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    save_file({n: np.ascontiguousarray(a) for n, a in made.items()}, tmp_path / "model.safetensors")
+    whole, (found, meter) = hf.read(str(tmp_path)), hf.open_mapped(str(tmp_path))
+    assert meter.read == meter.plain == sum(a.nbytes for n, a in made.items() if ".experts." not in n)
+    want = seq2seq.forward(IDS, whole.p, cfg, IDS[:, :1])[0].logits
+    assert close(seq2seq.forward(IDS, found.p, cfg, IDS[:, :1])[0].logits, want)
+    assert 0 < len(meter.experts) < meter.stacks == 2 * 3 * 4
+    assert main(["generate", "--hf", str(tmp_path), "--prompt", "3 18", "--tokens", "4", "--temperature", "0"]) == 0
+    tokens = generate.translate(IDS[:, :2], whole.p, cfg, 4, start=0)[0]
+    assert capsys.readouterr().out.split() == list(map(str, tokens))
 
 
 def test_what_is_mapped_has_no_gradient(tmp_path):

@@ -72,6 +72,21 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 
+_SWITCH: dict[str, Any] = {
+    "vocab_size": 19, "d_model": 12, "d_kv": 5, "d_ff": 9, "num_heads": 3, "num_experts": 4, "expert_capacity": 2,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "router_jitter_noise": 0.0,
+    "layer_norm_epsilon": 3e-5, "decoder_start_token_id": 0,
+}  # fmt: skip
+SWITCH: dict[str, dict[str, Any]] = {
+    "switch": _SWITCH | {
+        "num_layers": 4, "num_sparse_encoder_layers": 2, "num_decoder_layers": 2, "num_sparse_decoder_layers": 1,
+    },
+    "switch untied": _SWITCH | {
+        "num_layers": 3, "num_sparse_encoder_layers": 3, "num_decoder_layers": 2, "num_sparse_decoder_layers": 2,
+        "tie_word_embeddings": False, "router_bias": True, "dense_act_fn": "gelu_new",
+    },
+}  # fmt: skip
+
 
 def settings(name: str) -> dict[str, Any]:
     """The fields of one model's config."""
