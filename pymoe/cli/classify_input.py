@@ -30,6 +30,7 @@ class Classifier(NamedTuple):
 
 
 def load(place: str) -> Classifier:
+    """The classifier in a folder; CheckpointError if it is none, or damaged."""
     parts, about = folder.load(place)
     if about.get("task") != TASK or not {"encoder", "model"} <= parts.keys():
         raise CheckpointError(f"{place} is no classifier: give the folder that `pymoe classify train` made")
@@ -37,12 +38,14 @@ def load(place: str) -> Classifier:
 
 
 def one_file(args: argparse.Namespace) -> str | None:
+    """The FILE of the command, or None."""
     if len(args.files) > 1:
         raise ConfigError(f"give one file, got {len(args.files)}: {' '.join(args.files)} (`cat` joins files)")
     return args.files[0] if args.files else None
 
 
 def sheet(args: argparse.Namespace, path: str, *, form: str | None = None, cut: bool = False) -> tables.Sheet:
+    """The table in ``path``, read as the options say."""
     with words.options({"longest": "--longest"}):
         longest = check_integer("longest", args.longest)
     return tables.read(

@@ -9,6 +9,7 @@ import os
 
 from pymoe.backend.errors import ConfigError, MissingExtraError, check_integer, install
 from pymoe.cli import classify_input, words
+from pymoe.cli.bar import Bar
 from pymoe.cli.classify_input import Classifier
 from pymoe.io import atomic
 from pymoe.pipeline import classification, held_out
@@ -17,6 +18,7 @@ from pymoe.pipeline.report import page, pictures, text
 from pymoe.pipeline.report.measure import Report, measure
 
 HTML = "report.html"
+BAR_FROM = 2000  # texts that deserve a progress bar
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,13 +55,18 @@ def _measured(args: argparse.Namespace, found: Classifier) -> Report:
         if table.sha256 == found.about["data"]["sha256"]:
             notes.append("it is the table that the model learned from: the scores say little about new texts")
     assert table.labels is not None
-    x = found.encoder.transform(table.texts)
+    with Bar("report", 2) if len(table.texts) >= BAR_FROM else contextlib.nullcontext() as bar:
+        if bar is not None:
+            bar.begin(f"cleaning and encoding {len(table.texts):,} texts")
+        x = found.encoder.transform(table.texts)
+        if bar is not None:
+            bar.begin("predicting")
+        p = classification.probabilities(found.model, x, table.groups)
+        weights = classification.routes(found.model, x, table.groups)
     if path is None:  # the commonest class is that of the learned rows, which are not kept
         beside = {name: Scores(*score) for name, *score in found.about["scores"] if name != found.about["method"]}
     else:
         beside = classification.beside(found.twin, x, table.labels, table.labels)
-    p = classification.probabilities(found.model, x, table.groups)
-    weights = classification.routes(found.model, x, table.groups)
     return measure(
         table, found.classes, p, weights, title=f"Report on {os.path.normpath(found.place)}",
         method=found.about["method"], beside=beside, errors=args.errors, notes=notes,

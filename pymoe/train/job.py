@@ -74,7 +74,9 @@ def load(path: str) -> tuple[Job, State]:
     """The job and state of a checkpoint; CheckpointError if it is damaged or not a language model's."""
     tensors, meta = checkpoint.load(path)
     if meta.get("kind", KIND) != KIND:
-        raise CheckpointError(f"{path} is a {meta['kind']}, not a {KIND}: give the folder that `pymoe train` made")
+        raise CheckpointError(
+            f"{path} is a {meta['kind']} model, not a {KIND}: give the folder that `pymoe train` made"
+        )
     try:
         job = Job(
             meta["name"],

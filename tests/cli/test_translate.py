@@ -270,7 +270,7 @@ def test_nothing_is_overwritten_and_a_resumed_text_must_be_the_same(trained, tex
 
 def test_a_translator_is_not_a_language_model_and_the_reverse(trained, tmp_path, monkeypatch, capsys):
     assert main(["generate", str(trained)]) == 2
-    assert "is a translation, not a language model" in capsys.readouterr().err
+    assert "is a translation model, not a language model" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--preset", "tiny", "--steps", "2", "--no-plots", "--no-verify", "--out", "lm"]) == 0
     assert "is a language model, not a translator" in refuse(capsys, "lm")

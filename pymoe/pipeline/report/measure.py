@@ -83,6 +83,11 @@ def measure(
     experts, by_class = _experts(truth, predicted, classes, weights, expert_names)
     if weights is not None and not experts and weights.shape[1] > 1:
         notes = [*notes, f"the {weights.shape[1]} experts have the same weights in every answer"]
+    absent = sum(c.texts == 0 for c in per_class)
+    if absent:
+        what = "has" if absent == 1 else "have"
+        note = f"{absent} of the {len(classes)} learned classes {what} no text here: where such a class is answered"
+        notes = [*notes, f"{note}, it counts in macro-F1 as 0"]
     return Report(
         title, table.where, len(truth), list(classes), scores, per_class,
         metrics.confusion_matrix(truth, predicted, labels=list(classes)),
