@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from pymoe.backend import device, is_complex, is_floating, namespace
 from pymoe.backend.errors import ConfigError, DtypeError, ShapeError, check_shape
 from pymoe.backend.namespace import Array
-from pymoe.moe import experts, latent, nulls, output, parameters, plan, router, shared
+from pymoe.moe import experts, gate_residual, latent, nulls, output, parameters, plan, router, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.draws import Draws
 from pymoe.moe.given import Given
@@ -49,6 +49,7 @@ class Cache(NamedTuple):
     null: nulls.Cache | None
     shared: shared.Cache | None
     output: output.Cache
+    mask: Array | None  # (T,)
 
 
 def forward(
@@ -89,7 +90,9 @@ def forward(
             raise DtypeError(f"moe.forward: mask must be bool, True for real tokens, got {mask.dtype}: write mask != 0")
         mask = xp.reshape(mask, (-1,))
         x = xp.where(mask[:, None], x, xp.zeros_like(x))  # whatever stands in the padding, even NaN, stays there
-    given = (given or Given())._replace(sequences=shape[0] if len(shape) == 3 else 1)
+    given = given or Given()
+    previous = gate_residual.checked(given.logits, cfg.router, shape[:-1], mask)
+    given = given._replace(sequences=shape[0] if len(shape) == 3 else 1, logits=previous)
     (routing, losses), router_cache = router.forward(x, p["router"], cfg.router, mask, draws, given)
     idx, kept = nulls.experts_only(routing.idx, routing.kept, cfg.router)
     plan_ = plan.make(_stored(idx, cfg), kept, cfg.n_stored)
@@ -108,7 +111,9 @@ def forward(
     if cfg.d_shared:
         common, shared_cache = shared.forward(x, p["shared"], cfg, mask, routing.shared_weight)
     y, output_cache = output.forward(m, common, p.get("output", {}), cfg, mask)
-    cache = Cache(shape, y.dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache)
+    cache = Cache(
+        shape, y.dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache, mask
+    )
     return Output(xp.reshape(y, shape), losses, routing), cache
 
 
@@ -123,8 +128,10 @@ def _stored(idx: Array, cfg: MoEConfig) -> Array:
 
 def backward(
     dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None, dlogits: Array | None = None
-) -> tuple[Array, dict[str, Any]]:
+) -> tuple[Any, ...]:
     """(dx, dp) from dy like y, the cotangents of the losses, e.g. {"balance": 0.01}, and of out.routing.logits.
+
+    Where forward was given the logits of the layer before, a third value is their gradient (T, n_ids).
 
     dp has the keys of p; selection_bias gets exact zeros (it only decides).  A dy of another precision is cast to that
     of y.  A loss that the layer does not compute is a ShapeError that names it; dlosses that are no mapping, a
@@ -139,7 +146,7 @@ def backward(
     >>> dx.shape, sorted(dp)
     ((3, 5), ['experts', 'router'])
     """
-    shape, dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache = cache
+    shape, dtype, router_cache, experts_cache, latent_cache, null_cache, shared_cache, output_cache, mask = cache
     xp = namespace(dy)
     check_shape("dy", dy, shape)
     dlosses = {} if dlosses is None else dlosses
@@ -179,4 +186,9 @@ def backward(
         dx = dx + dx_null
     if dx_shared is not None:
         dx = dx + dx_shared
-    return xp.reshape(dx, shape), {name: dp[name] for name in parameters.BRANCHES if dp.get(name)}
+    previous = dp["router"].pop("previous", None)
+    if mask is not None and dlogits is not None:  # the logits of padding are shown, but do not come from x
+        dx = xp.where(mask[:, None], dx, xp.zeros_like(dx))
+        previous = None if previous is None else xp.where(mask[:, None], previous, xp.zeros_like(previous))
+    found = xp.reshape(dx, shape), {name: dp[name] for name in parameters.BRANCHES if dp.get(name)}
+    return found if previous is None else (*found, previous)

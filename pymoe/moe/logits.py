@@ -4,11 +4,12 @@ Forward, x (T, D); every part is there only if the settings ask for it::
 
     x' = x ⊙ jitter                                       the router's own input, nobody else's
     x' = x' / √(mean x'² + ε) ⊙ router.input_scale        times the input multiplier
-    c  = m (W x' + b)                                     m the logit multiplier
+    c  = m (W x' + b + W_g c')                            m the logit multiplier, c' the logits of the layer before
     c  = cap tanh(c / cap)                                clean logits
     h  = c + ε ⊙ σ                                        noisy ones, of the E ids; σ learned, or noise_std / E
 
-Backward, bottom to top: dh and dσ give dc, dc goes through tanh' = 1 - (c / cap)², m, the map, the norm and the jitter.
+Backward, bottom to top: dh and dσ give dc, dc goes through tanh' = 1 - (c / cap)², m, the map (and to c', see
+``gate_residual``), the norm and the jitter.
 
 Constants: jitter, ε, and the gaussian σ.  Sources: arXiv:2101.03961 (jitter), arXiv:1701.06538 eq. 4 and
 arXiv:2106.05974 (noise), transformers ``models/gemma4`` (norm and scale), ``models/muse_spark`` (multiplier),
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from pymoe.backend import device, namespace, real
 from pymoe.backend.namespace import Array
-from pymoe.moe import noise
+from pymoe.moe import gate_residual, noise
 from pymoe.moe.draws import Draws
 from pymoe.moe.router_config import RouterConfig
 from pymoe.ops import linear, rms_norm, tanh
@@ -33,6 +34,7 @@ class Cache(NamedTuple):
     jitter: Array | None  # (T, D)
     norm: rms_norm.Cache | None
     linear: linear.Cache
+    residual: gate_residual.Cache | None
     tanh: tanh.Cache | None
     noise: tuple[Any, noise.Cache] | None  # caches of x W_nᵀ and of the learned noise
     cfg: RouterConfig
@@ -44,8 +46,10 @@ class Logits(NamedTuple):
     sigma: Array | None  # (T, n_ids) the noise scale; None: no noise
 
 
-def forward(x: Array, p: Mapping[str, Array], cfg: RouterConfig, draws: Draws) -> tuple[Logits, Cache]:
-    """Logits of x (T, D).
+def forward(
+    x: Array, p: Mapping[str, Array], cfg: RouterConfig, draws: Draws, previous: Array | None = None
+) -> tuple[Logits, Cache]:
+    """Logits of x (T, D), and of those of the layer before (T, n_ids).
 
     >>> import numpy as np
     >>> cfg = RouterConfig(n_experts=2, k=1, logit_multiplier=0.5, soft_cap=2.0)
@@ -60,6 +64,9 @@ def forward(x: Array, p: Mapping[str, Array], cfg: RouterConfig, draws: Draws) -
     if cfg.input_multiplier != 1:
         x = x * cfg.input_multiplier
     c, linear_cache = linear.forward(x, p["weight"], p.get("bias"))
+    residual_cache = None
+    if previous is not None:
+        c, residual_cache = gate_residual.forward(c, previous, p["residual_weight"])
     if cfg.logit_multiplier != 1:
         c = c * cfg.logit_multiplier
     tanh_cache = None
@@ -76,13 +83,16 @@ def forward(x: Array, p: Mapping[str, Array], cfg: RouterConfig, draws: Draws) -
         width = cfg.noise_std / cfg.n_experts
         sigma = namespace(h).full_like(real(h), width)
         h = h + draws.noise * width
-    return Logits(c, h, sigma), Cache(draws.jitter, norm_cache, linear_cache, tanh_cache, noise_cache, cfg)
+    cache = Cache(draws.jitter, norm_cache, linear_cache, residual_cache, tanh_cache, noise_cache, cfg)
+    return Logits(c, h, sigma), cache
 
 
 def backward(
     dh: Array, cache: Cache, dc: Array | None = None, dsigma: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
     """dx (T, D) and the gradients of the parameters, from dh (T, n_ids), dc (T, n_logits) and dσ (T, n_ids).
+
+    With a c' there is also "previous" (T, n_ids), its gradient.
 
     >>> import numpy as np
     >>> cfg = RouterConfig(n_experts=2, k=1, logit_multiplier=0.5)
@@ -91,7 +101,7 @@ def backward(
     (array([[1.]]), {'weight': array([[0.5],
            [0. ]])})
     """
-    jitter, norm_cache, linear_cache, tanh_cache, noise_cache, cfg = cache
+    jitter, norm_cache, linear_cache, residual_cache, tanh_cache, noise_cache, cfg = cache
     xp = namespace(dh)
     dx_noise, dp = None, {}
     if noise_cache is not None:
@@ -107,6 +117,8 @@ def backward(
         dc = tanh.backward(dc * cfg.soft_cap, tanh_cache)[0] * (1 / cfg.soft_cap)
     if cfg.logit_multiplier != 1:
         dc = dc * cfg.logit_multiplier
+    if residual_cache is not None:
+        dp["previous"], dp["residual_weight"] = gate_residual.backward(dc, residual_cache)
     dx, d = linear.backward(dc, linear_cache)
     dp.update(d)
     dx = dx if dx_noise is None else dx + dx_noise

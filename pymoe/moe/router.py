@@ -75,7 +75,7 @@ def forward(
     xp = namespace(x, p["weight"])
     given = given or Given()
     draws = draws_.checked(draws, x, cfg)
-    z, z_cache = logits.forward(x, p, cfg, draws)
+    z, z_cache = logits.forward(x, p, cfg, draws, given.logits)
     decide.finite(z.h, cfg)
     rule = score.get(cfg.score)
     s, s_cache = (None, None) if cfg.score_at == "chosen" else rule.forward(z.h)
@@ -117,6 +117,8 @@ def backward(
 ) -> tuple[Array, dict[str, Array]]:
     """(dx, dp) from dg (T, K), the cotangents of the losses by name, those of the logits and of the shared weights.
 
+    Where forward was given the logits of the layer before, dp has their gradient too, as "previous".
+
     >>> import numpy as np
     >>> cfg = RouterConfig(n_experts=3, k=2, norm="l1", losses=("balance",))
     >>> p = {"weight": np.log(np.array([[4.0], [2.0], [1.0]]))}
@@ -154,7 +156,7 @@ def backward(
     for name, value in p.items():  # a parameter that only decides, or that this pass did not use
         if name not in dp:
             dp[name] = xp.zeros_like(value)
-    return dx, {name: dp[name] for name in p}
+    return dx, {name: dp[name] for name in ("previous", *p) if name in dp}
 
 
 def _norm(cfg: RouterConfig) -> str:

@@ -180,6 +180,8 @@ def _weights(cfg: RouterConfig) -> None:
                 "norm='joint' is σ(z) over the chosen and the shared: it needs score='sigmoid', score_at='all', a "
                 "top-k selection, and no noise, skip, expert_scale, null_experts or renorm='after'"
             )
+    if cfg.gate_residual and cfg.n_shared_logits:
+        raise ConfigError("gate_residual adds up logits of the same ids: not with the logits of shared experts")
     if cfg.null_norm != "all" and (not cfg.null_experts or cfg.norm not in ("l1", "clamp", "lp")):
         raise ConfigError(
             f"null_norm={cfg.null_norm!r} leaves null experts out of a norm: it needs null_experts, and norm 'l1', "

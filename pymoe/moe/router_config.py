@@ -96,6 +96,7 @@ class RouterConfig:
     bias              a bias b on the logits (trained)
     input_norm        None | "rms": x' = x / √(mean x² + input_norm_eps) ⊙ router.input_scale (Gemma 4)
     input_multiplier  a factor on x' (Gemma 4: D^-1/2)
+    gate_residual     W_g of the logits of the layer before is added, router.residual_weight: ``gate_residual`` (MoE++)
     logit_multiplier  m;  soft_cap: None, or the logits become cap tanh(z / cap)
     jitter            x' (and nothing else) times U(1 - jitter, 1 + jitter) (arXiv:2101.03961); jitter_form "dropout":
                       times 0 with probability jitter, else 1 / (1 - jitter)
@@ -178,6 +179,7 @@ class RouterConfig:
     input_multiplier: float = 1.0
     logit_multiplier: float = 1.0
     soft_cap: float | None = None
+    gate_residual: bool = False
     group_best: int = 2
     top_p: float = 0.5
     table_size: int = 0

@@ -34,6 +34,7 @@ def shapes(cfg: RouterConfig, d_model: int) -> dict[str, tuple[int, ...]]:
         "bias": ((cfg.n_logits,), cfg.bias),
         "selection_bias": ((cfg.n_ids,), cfg.selection_bias),
         "noise_weight": ((cfg.n_ids, d_model), cfg.noise == "learned"),
+        "residual_weight": ((cfg.n_ids, cfg.n_ids), cfg.gate_residual),
         "input_scale": ((d_model,), cfg.input_norm is not None),
         "global_scale": ((1,), cfg.global_scale),
         "expert_scale": ((cfg.n_ids,), cfg.expert_scale),

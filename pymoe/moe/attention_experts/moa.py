@@ -64,6 +64,8 @@ class Config:
             check_integer(f"moa: {name}", getattr(self, name))
         check_rope("moa", self.rope_base, self.d_head)
         r = self.router
+        if r.gate_residual:
+            raise ConfigError("moa: no logits of another layer come in here: leave gate_residual=False")
         if r.null_experts or r.norm == "joint" or r.scale_at != "weights" or r.select == "expert_choice":
             raise ConfigError(
                 "moa: a token needs K experts with queries, and weights that are whole: leave null_experts=(), "
@@ -201,6 +203,9 @@ def backward(
     dx_map, _, d_query = spread.backward(dq, c_map)
     dx_kv, d_kv = linear.backward(dkv, c_kv)
     dx_router, d_router = router.backward(dg, dlosses, c_router, dlogits=dlogits)
+    dx = dx_map + dx_kv + dx_router
+    if mask is not None:  # the logits of padding are shown, but do not come from x
+        dx = xp.where(mask[:, None], dx, xp.zeros_like(dx))
     dp = {"router": d_router, "q_proj": d_query, "kv_proj": d_kv["weight"], "o_proj": d_out}
     dp |= {"bias": column_sum(dy)} if cfg.bias else {}
-    return form.leave(dx_map + dx_kv + dx_router, frame), dp
+    return form.leave(dx, frame), dp
