@@ -80,6 +80,40 @@ def kernels(every: int = 1) -> list[Target]:
     ]
 
 
+# what every setting of a router, and every form of the experts and what goes round them, is judged by
+ROUTER = (
+    f"{TESTS}/moe/test_router_options.py::loops",
+    f"{TESTS}/moe/test_layer_invariants_settings.py::router",
+    f"{TESTS}/moe/test_router_options.py::live_gradient",
+)
+FORMS = (
+    f"{TESTS}/moe/test_layer_invariants_settings.py",
+    f"{TESTS}/moe/test_forms.py::random_directions",
+    f"{TESTS}/moe/test_forms.py::exactly_nothing",
+    f"{TESTS}/moe/test_shipped_bugs_settings.py",
+)
+OF_FORMS = {
+    "experts",
+    "form",
+    "grouped",
+    "hidden",
+    "latent",
+    "layer",
+    "norms",
+    "nulls",
+    "output",
+    "parameters",
+    "shared",
+}
+# layers of their own: what the layer's tests say does not touch them
+APART = {
+    "attention_experts": "moe/attention_experts/test_attention_experts.py",
+    "padded": "moe/test_padded.py",
+    "shards": "moe/test_shards.py",
+    "pooled": "moe/losses/test_variants.py",
+}
+
+
 def moe(every: int = 1) -> list[Target]:
     """Each module of the layer by the loop oracles, limits, invariants, dtypes, and the tests of its name."""
     common = (
@@ -93,14 +127,22 @@ def moe(every: int = 1) -> list[Target]:
     )
     targets = []
     for name in _modules(pymoe.moe):
-        if name not in LEFT_OUT:
-            short = name.rpartition(".")[2]
-            own = _files("moe", f"test_{short}.py")
-            if ".rules." in name:  # a layer of its own: what the other layer does says nothing about it
-                targets.append(Target(name, tuple(own), every))
-                continue
-            through = [f"{TESTS}/moe/{spec}" for spec, modules in THROUGH.items() if short in modules]
-            targets.append(Target(name, (*own, *common, *through), every))
+        if name in LEFT_OUT:
+            continue
+        part, short = name.split(".")[2], name.rpartition(".")[2]
+        own = _files("moe", f"test_{short}.py")
+        if part == "rules":  # a layer of its own: what the other layer does says nothing about it
+            targets.append(Target(name, tuple(own), every))
+            continue
+        apart = APART.get(part) or APART.get(short)
+        if apart:
+            targets.append(Target(name, (f"{TESTS}/{apart}", f"{TESTS}/mutation/test_moe_gaps.py"), every))
+            continue
+        if part in ("losses", "select"):
+            own = [*own, *(_files("moe/losses") if part == "losses" else [f"{TESTS}/moe/select/test_select.py"])]
+        settings = FORMS if short in OF_FORMS else ROUTER
+        through = [f"{TESTS}/moe/{spec}" for spec, modules in THROUGH.items() if short in modules]
+        targets.append(Target(name, (*own, *common, *settings, *through), every))
     return targets
 
 
