@@ -215,8 +215,8 @@ def oriented(given: Mapping[str, Any], layout: Layout, shape: Shape) -> Layout:
         return layout
     if shape[1] == shape[2]:
         raise CheckpointError(
-            f"tensor {layout.name} is square, {shape}: some files of this family have it turned and others not, and its "
-            "shape cannot show which; load its state dict with hf.load, turned as you know it to be"
+            f"tensor {layout.name} is square, {shape}: some files of this family have it turned and others not; "
+            "its shape cannot show which; load its state dict with hf.load, turned as you know it to be"
         )
     return Same(layout.name) if tuple(given[layout.name].shape) == tuple(shape) else layout
 

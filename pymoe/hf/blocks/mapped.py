@@ -99,7 +99,8 @@ def _dtype(name: str, tensor: str) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError:
             raise MissingExtraError(f"{tensor} is bfloat16, which needs ml_dtypes: {install('io')}") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        wide: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return wide
     if name not in DTYPES:
         raise CheckpointError(f"tensor {tensor!r} is stored as {name}, which pymoe does not read: quantised?")
     return np.dtype(DTYPES[name])

@@ -40,6 +40,7 @@ def written(path: Path, tensors: dict[str, np.ndarray]) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_block_is_read_from_the_files_that_transformers_writes(name: str, stored: Any, tmp_path: Path) -> None:  # noqa: F811
     cfg, state, kind = block(name, stored)
