@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pymoe import ops, presets, sharing, sparsity
-from pymoe.hf import models
+from pymoe.hf import blocks, models
 from pymoe.hf.model_config import FAMILIES
 from pymoe.moe import losses, score, select
 from pymoe.moe.rules import RULES
@@ -36,6 +36,7 @@ TABLES = {
     "form": list(FORMS),
     "schedule": list(KINDS),
     "family": list(FAMILIES),
+    "block": list(blocks.FAMILIES),
     "decoder": [*models.FAMILIES, models.switch.NAME],
 }
 # the pages that have tables of their own, and what must be named there in backticks

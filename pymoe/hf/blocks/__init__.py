@@ -6,7 +6,7 @@
 
 from pymoe.hf.blocks.families import FAMILIES, GROUPS
 from pymoe.hf.blocks.family import BlockConfig
-from pymoe.hf.blocks.settings import config
+from pymoe.hf.blocks.settings import config, preset
 from pymoe.hf.blocks.tensors import dump, expert, load, module_of
 
-__all__ = ["FAMILIES", "GROUPS", "BlockConfig", "config", "dump", "expert", "load", "module_of"]
+__all__ = ["FAMILIES", "GROUPS", "BlockConfig", "config", "dump", "expert", "load", "module_of", "preset"]

@@ -140,10 +140,12 @@ class Family:
     unread: tuple[str, ...] = ()  # with what the names begin that its formulas never read
     rule: Any = None  # a module of ``moe.rules`` in the place of ``pymoe.moe``
 
-    def keywords(self, fields: Fields) -> dict[str, Any]:
-        """The settings of the layer as keywords; those that are None are left out."""
+    def keywords(self, fields: Fields, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the layer as keywords; those that are None, and single ones ``said`` anyway, are left out."""
         found: dict[str, Any] = {}
         for name, value in self.settings.items():
+            if name in said:
+                continue
             value = value(fields) if callable(value) else value
             found |= value if name == MORE else {name: value}
         return {n: v for n, v in found.items() if v is not None}

@@ -32,7 +32,11 @@ def config(source: Any, *, layer: int | None = None, part: str | None = None, **
     raw = _dict(source)
     family = _family(raw, part)
     fields = Fields(family.name, _of_layer(_inside(raw, family.types[raw["model_type"]]), layer), layer)
-    said = family.keywords(fields) | changes
+    return _made(family, fields, changes)
+
+
+def _made(family: Family, fields: Fields, changes: Mapping[str, Any]) -> AnyBlock:
+    said = family.keywords(fields, changes) | dict(changes)
     if family.rule is not None:
         found: AnyBlock = OF_RULE[family.rule](**said, family=family.name)
         return found
@@ -42,6 +46,21 @@ def config(source: Any, *, layer: int | None = None, part: str | None = None, **
     made = make(d_model, d_ff, n_experts, k, {"losses": ()}, said)
     kept = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
     return BlockConfig(**kept, family=family.name)
+
+
+def preset(name: str, *, layer: int | None = None, **changes: Any) -> AnyBlock:
+    """The block of a family as its config class has it by default; ``changes`` are keywords of a preset.
+
+    name: a family of ``blocks.FAMILIES``, such as "glm4_moe" or "qwen3_omni_moe.talker".  What has no default (a family
+    whose config leaves E or k open) has to be said.  An unknown name: ConfigError.
+
+    >>> cfg = preset("glm4_moe", d_model=8, d_ff=5, n_experts=6, k=3)
+    >>> cfg.router.score, cfg.router.eps, cfg.d_shared
+    ('sigmoid', 1e-20, 1408)
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"{name!r} is no family that pymoe.hf knows; they are {', '.join(sorted(FAMILIES))}")
+    return _made(FAMILIES[name], Fields(name, {}, layer), changes)
 
 
 def _dict(source: Any) -> Mapping[str, Any]:
