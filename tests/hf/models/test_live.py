@@ -22,6 +22,7 @@ from tests.hf.double import casts_answered_in_double, frequencies_in_double  # n
 from tests.hf.models import tiny  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+GREEDILY = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
 IDS = np.random.default_rng(0).integers(0, 19, (2, 10))
 
 
@@ -66,9 +67,7 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     for n, g in theirs.items():
         assert close(mine[n], g), n
     with casts_answered_in_double():
-        greedy = m.generate(
-            torch.from_numpy(IDS[:1, :3]), max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0
-        )
+        greedy = m.generate(torch.from_numpy(IDS[:1, :3]), max_new_tokens=8, **GREEDILY)
     tokens = [int(t[0]) for t in generate.stream(IDS[:1, :3], found.p, found.cfg, 8, sampling=generate.GREEDY)]
     assert greedy[0, 3:].tolist() == tokens and len(set(tokens)) > 1
 
@@ -103,7 +102,8 @@ def test_switch_both_sides(name, tmp_path):
     for n in mine.keys() - theirs.keys():  # an expert that no token asked for has no gradient there
         assert ".experts." in n and not mine[n].any(), n
     with casts_answered_in_double():
-        greedy = m.generate(torch.from_numpy(ids), max_new_tokens=7, do_sample=False, eos_token_id=-1)
+        every = torch.ones(ids.shape, dtype=torch.int64)  # id 0 is no padding here
+        greedy = m.generate(torch.from_numpy(ids), attention_mask=every, max_new_tokens=7, **GREEDILY)
     tokens = generate.translate(ids, found.p, found.cfg, 7, start=0)
     assert np.array_equal(greedy[:, 1:].numpy(), tokens) and len(set(tokens.ravel().tolist())) > 1
     again, stored = switch.dump(found.p, found.cfg), load_file(tmp_path / "model.safetensors")
