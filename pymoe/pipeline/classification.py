@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,22 @@ def check(table: Table) -> list[str]:
             f"{table.where}: each of the {len(table.texts)} rows has a label of its own, so there is nothing to learn: "
             f"is {table.names['label']!r} the column of the labels? name it with --label"
         )
+    if len({_same(text) for text in table.texts}) == 1:
+        raise DataError(
+            f"{table.where}: every row has the same text, so there is nothing to learn: is {table.names['text']!r} the "
+            "column of the texts? name it with --text"
+        )
     notes = []
+    if len(count) > max(20, len(table.texts) / 2):
+        notes.append(
+            f"{len(count)} different labels in {len(table.texts)} rows: is {table.names['label']!r} the column of the "
+            "labels? name it with --label"
+        )
+    alike: dict[str, list[str]] = {}
+    for label in count:
+        alike.setdefault(label.casefold(), []).append(label)
+    for spelt in (found for found in alike.values() if len(found) > 1):
+        notes.append(f"labels that differ in capitals only are different classes: {', '.join(map(repr, spelt))}")
     single = sorted(label for label, n in count.items() if n == 1)
     if single:
         shown = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
@@ -229,10 +245,12 @@ def make(settings: Settings, grouped: bool) -> Any:
 
 def fit(model: Any, x: Any, y: np.ndarray, groups: list[str] | None) -> None:
     """Train ``model``; groups where it takes a subset for each."""
-    if groups is not None and by_group(model):
-        model.fit(x, y, groups=groups)
-    else:
-        model.fit(x, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes is greater")  # ``check`` has said so
+        if groups is not None and by_group(model):
+            model.fit(x, y, groups=groups)
+        else:
+            model.fit(x, y)
     if "verbose" in model.get_params():
         model.set_params(verbose=False)  # a folder does not remember who watched
 

@@ -3,7 +3,8 @@
 =======  =====================================================================================
 form     a row
 =======  =====================================================================================
-csv      fields between , or ; or tabs or | (the one that cuts all rows alike); quotes as usual, newlines inside them
+csv      fields between , or ; or tabs or |: the one that cuts all rows alike, or that a first
+         line "sep=;" names; quotes as usual, newlines inside them
 tsv      fields between tabs; where quotes do not close, they are plain characters
 jsonl    a JSON object a line (or one JSON array of objects)
 lines    the whole line is the text
@@ -21,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import sys
 import zlib
@@ -189,7 +191,10 @@ def _is_json(text: str) -> bool:
 
 
 def _cut(text: str, where: str, form: str, skip_bad: bool, notes: list[str]) -> list[Row]:
-    delimiter = "\t" if form == "tsv" else _delimiter(text)
+    said = re.match(rf"sep=([{_DELIMITERS}])[ \t]*\r?\n", text, re.IGNORECASE)  # as a spreadsheet writes it for itself
+    if said and form == "csv":
+        text = "\n" + text[said.end() :]
+    delimiter = "\t" if form == "tsv" else said[1] if said else _delimiter(text)
     if form == "csv" and delimiter != ",":
         notes.append(f"fields between {_NAMES[delimiter]}")
     rows, opened, strict = parsed(text, delimiter)

@@ -38,6 +38,15 @@ def test_what_cannot_be_learned_from():
     assert "one class has one row only ('y')" in notes[0] and "1 text stands with more than one label" in notes[1]
 
 
+def test_columns_that_are_likely_the_wrong_ones():
+    with pytest.raises(DataError, match="every row has the same text.*--text"):
+        classification.check(table(["a b", "A  b", "a b"], "xyx"))
+    notes = classification.check(table([str(i) for i in range(40)], [f"l{i % 25}" for i in range(40)]))
+    assert "25 different labels in 40 rows: is 'label' the column" in notes[0]
+    notes = classification.check(table("abcd", ["Good", "good", "bad", "Good"]))
+    assert notes[0].endswith("different classes: 'Good', 'good'")
+
+
 def test_labels_that_were_not_learned():
     some = table("abc", "xyx")
     assert classification.unseen(some, ["x", "y"], leave_out=False) == (some, [])

@@ -89,6 +89,12 @@ def test_empty_fields_at_the_end_are_no_fields(tmp_path):
     assert cells(tmp_path / "a.csv") == [["text", "label"], ["a", "x"], ["b", "y"]]
 
 
+def test_the_first_line_that_a_spreadsheet_writes_for_itself_is_no_row(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\r\ntext;label\r\na, b, c;x\r\n", newline="")
+    sheet = tables.read(str(tmp_path / "a.csv"))
+    assert [(r.line, r.cells) for r in sheet.rows] == [(2, ["text", "label"]), (3, ["a, b, c", "x"])]
+
+
 BROKEN = {
     "empty": (b"", "is empty: give a table"),
     "blank": (b" \n\n", "is empty: give a table"),

@@ -17,7 +17,7 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"{report.title}: {report.texts:,} texts, {report.where}"
+    yield f"{report.title}: {report.texts:,} text{'s'[: report.texts != 1]}, {report.where}"
     yield from (f"note: {note}" for note in report.notes)
     yield ""
     yield from table(
