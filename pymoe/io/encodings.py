@@ -37,14 +37,26 @@ def likely(raw: bytes) -> str:
     ('latin-1', 'utf-16-le')
     """
     raw = raw[:_LOOKED_AT]
+    if (found := utf_16(raw)) is not None:
+        return found
+    shares = {encoding: _share(raw, encoding) for encoding in _EVERYDAY}
+    best = max(shares, key=lambda encoding: shares[encoding])
+    return best if shares[best] >= 0.5 else "latin-1"
+
+
+def utf_16(raw: bytes) -> str | None:
+    """Which UTF-16 ``raw`` is, by its mark or by its many zero bytes; None if it is none.
+
+    >>> utf_16("text,label".encode("utf-16-be")), utf_16(b"text,label"), utf_16(b"a stray \\0")
+    ('utf-16-be', None, None)
+    """
+    raw = raw[:_LOOKED_AT]
     if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     even, odd = raw[0::2].count(0), raw[1::2].count(0)  # of ASCII every second byte is 0; a stray NUL is another thing
     if len(raw) % 2 == 0 and max(even, odd) > 3 + 4 * min(even, odd) and 20 * max(even, odd) >= len(raw):
         return "utf-16-be" if even > odd else "utf-16-le"
-    shares = {encoding: _share(raw, encoding) for encoding in _EVERYDAY}
-    best = max(shares, key=lambda encoding: shares[encoding])
-    return best if shares[best] >= 0.5 else "latin-1"
+    return None
 
 
 def _share(raw: bytes, encoding: str) -> float:

@@ -118,7 +118,7 @@ def decoded(path: str, encoding: str = "utf-8") -> str:
         raise DataError(f"{where} is {what}, and no table of text: open it where it was made, save it as csv in UTF-8")
     name = encoding_name(encoding)
     if name == "utf-8":
-        if (seen := encodings.likely(raw)).startswith("utf-16"):
+        if (seen := encodings.utf_16(raw)) is not None:
             raise DataError(f"{where} is UTF-16, as some spreadsheets write it: say --encoding {seen}")
         name = "utf-8-sig"
     try:

@@ -64,7 +64,7 @@ def read(path: str) -> str:
             raise DataError(f"{path} is a damaged gzip file ({error}): fetch it again") from None
     if not raw:
         raise DataError(f"{path} is empty: give a file with text in it")
-    if encodings.likely(raw).startswith("utf-16"):
+    if encodings.utf_16(raw) is not None:
         raise DataError(f"{path} is UTF-16: convert it with {encodings.command(raw, path)}")
     if b"\0" in raw:
         raise DataError(f"{path} is binary (a NUL at byte {raw.index(0)}): give a text file in UTF-8")

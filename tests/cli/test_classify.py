@@ -189,6 +189,8 @@ def test_a_test_table_and_no_held_out_rows(here, capsys):
     assert main(["classify", "train", "a.csv", *FAST, "--label", "Thema", "--test-share", "0", "--out", "n"]) == 0
     assert "nothing was held out" in capsys.readouterr().out
     assert os.listdir("n").count("held_out.jsonl") == 0
+    assert main(["classify", "report", "n", "b.csv", "--no-plots"]) == 0
+    assert "  dense twin " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["sentiment"])

@@ -213,7 +213,7 @@ def test_texts_that_cannot_be_used_are_refused(texts, tmp_path, monkeypatch, cap
         ([source, "empty"], "empty is empty"),
         ([source, "latin"], "latin is not UTF-8"),
         ([source, "blank"], "the target side of every pair is empty"),
-        ([source], "line 1: 1 columns where two are needed"),
+        ([source], "line 1: columns parted by a tab: 1, where two are needed"),
         (["one"], "all source sentences are the same"),
         ([source, source, source], "got 3 files"),
     ):

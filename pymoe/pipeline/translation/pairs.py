@@ -98,7 +98,8 @@ def _columns(path: str) -> Pairs:
         if len(cells) != 2:
             shown = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
             raise DataError(
-                f"{path}, line {number}: {len(cells)} columns where two are needed, source <tab> target: {shown!r}; "
+                f"{path}, line {number}: columns parted by a tab: {len(cells)}, where two are needed, source <tab> "
+                f"target: {shown!r}; "
                 "give two files if the languages lie in files of their own"
             )
         source.append(cells[0].strip())

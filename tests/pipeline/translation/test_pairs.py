@@ -41,9 +41,9 @@ def test_one_file_of_two_columns(tmp_path):
     ("texts", "message"),
     [
         (("a\nb\n", "x\n"), "f0 has 2 lines and .*f1 has 1: line i"),
-        (("a\tb\nc\n",), "f0, line 2: 1 columns where two are needed, source <tab> target: 'c'; give two files"),
-        (("a\tb\tc\n",), "line 1: 3 columns"),
-        (("x" * 2_000_000,), r"line 1: 1 columns .* 'x{57}\.\.\.'"),
+        (("a\tb\nc\n",), "f0, line 2: columns parted by a tab: 1, where two are needed, .* target: 'c'; give two f"),
+        (("a\tb\tc\n",), "line 1: columns parted by a tab: 3, where"),
+        (("x" * 2_000_000,), r"line 1: columns parted by a tab: 1, .* 'x{57}\.\.\.'"),
         (("\n \n", "a\nb\n"), "no pair is left: the source side of every pair is empty"),
         (("a\nb\n", "\n\n"), "the target side of every pair is empty"),
         (("a\n\n", "\nb\n"), "the one side of every pair is empty"),
