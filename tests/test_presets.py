@@ -56,6 +56,8 @@ PAPER = {
     "top_p": {"select": "top_p", "top_p": 0.4, "losses": ("balance", "entropy")},
     "adamoe": {"null_experts": ("zero",) * 6, "null_norm": "true", "null_balance": "mean", "norm": "l1"},
     "moe_plus_plus": {"null_norm": "nonzero", "norm": "l1"},
+    "s_base": {"select": "sinkhorn", "select_on": "logits", "score": "softmax", "norm": "none", "losses": ()},
+    "quantile_balancing": {"select": "quantile", "select_on": "scores", "norm": "l1", "losses": ()},
 }
 SIZES = {  # E and k of the published models: the defaults
     "mixtral": (8, 2),
@@ -80,7 +82,7 @@ def test_says_what_the_paper_says(name: str) -> None:
     assert {n: values[n] for n in PAPER[name]} == PAPER[name]
     assert (cfg.d_model, cfg.d_ff, cfg.n_experts, cfg.k) == (3, 4, 6, 2)
     said = " ".join((inspect.getdoc(presets.PRESETS[name]) or "").split())
-    assert re.search(r"arXiv:\d{4}\.\d{5}|transformers, ``models/", said), "a preset names its source"
+    assert re.search(r"arXiv:\d{4}\.\d{5}|transformers, ``models/|Megatron-LM", said), "a preset names its source"
 
 
 def test_every_preset_is_in_this_table() -> None:

@@ -25,15 +25,16 @@ def _ernie_names(before: str = "") -> parts.Names:
     } | parts.stacked(f"{before}experts") | parts.shared()  # fmt: skip
 
 
-def _of(position: int) -> Any:
+def _of(position: int) -> dict[str, Any]:
     """Of the two widths, text and vision, this one; the shared network is as wide as n of the text experts."""
 
-    def widths(fields: Fields) -> dict[str, Any]:
-        text, vision = fields.pair("moe_intermediate_size")
-        d_shared = text * int(fields.maybe("n_shared") or 0)
-        return {"d_ff": (text, vision)[position], "d_shared": d_shared}
+    def width(fields: Fields) -> Any:
+        return fields.pair("moe_intermediate_size")[position]
 
-    return widths
+    def shared(fields: Fields) -> Any:
+        return fields.pair("moe_intermediate_size")[0] * int(fields.maybe("n_shared") or 0)
+
+    return {"d_ff": width, "d_shared": shared}
 
 
 _ERNIE_VL = {n: v for n, v in _ERNIE.items() if n not in ("d_ff", "d_shared")}
@@ -75,11 +76,11 @@ FAMILIES = (
         "ernie4_5_moe", {"ernie4_5_moe": ()}, _ERNIE, _ernie_names(),
     ),
     Family(
-        "ernie4_5_vl_moe", {"ernie4_5_vl_moe": TEXT, "ernie4_5_vl_moe_text": ()}, _ERNIE_VL | {MORE: _of(0)},
+        "ernie4_5_vl_moe", {"ernie4_5_vl_moe": TEXT, "ernie4_5_vl_moe_text": ()}, _ERNIE_VL | _of(0),
         _ernie_names("text_moe."), unread=("vision_moe.",),
     ),
     Family(
-        "ernie4_5_vl_moe.vision", {"ernie4_5_vl_moe": TEXT, "ernie4_5_vl_moe_text": ()}, _ERNIE_VL | {MORE: _of(1)},
+        "ernie4_5_vl_moe.vision", {"ernie4_5_vl_moe": TEXT, "ernie4_5_vl_moe_text": ()}, _ERNIE_VL | _of(1),
         _ernie_names("vision_moe."), unread=("text_moe.",),
     ),
     Family(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pymoe.hf import preset
 from pymoe.moe import losses as losses_
 from pymoe.moe import score, select, weigh
 from pymoe.moe.config import MoEConfig
@@ -17,6 +18,13 @@ from pymoe.verify.explain import fields, steps
 from pymoe.verify.explain.catalogue import KINDS, Entry, find
 
 GROUPS = {"n_group": 2, "topk_group": 1}  # of the four experts of an example
+# what the config class of a family leaves open
+OPEN: dict[str, dict[str, Any]] = {
+    "dots3_note.vision": {"scale": 2.5},
+    "ernie4_5_vl_moe": {"d_shared": 4},
+    "ernie4_5_vl_moe.vision": {"d_shared": 4},
+    "qwen3_omni_moe.talker": {"d_shared": 4},
+}
 
 
 def page(name: str, *, seed: int = 0) -> str:
@@ -28,8 +36,9 @@ def page(name: str, *, seed: int = 0) -> str:
     entry = find(name)
     lines = [f"{entry.name}: {entry.doc}", "", f"kind     {KINDS[entry.kind]}"]
     lines.append(f"source   {', '.join(entry.sources) or 'see above'}")
-    if entry.kind == "layer":
-        found = fields.steps(entry.target, seed)
+    rule = entry.target if entry.kind == "layer" else getattr(entry.target, "rule", None)
+    if rule is not None:
+        found = fields.steps(rule, seed)
     else:
         cfg = example(entry)
         lines += ["", *_settings(cfg), "", "what is constant in the gradient", *(f"- {c}" for c in constants(cfg))]
@@ -48,6 +57,8 @@ def example(entry: Entry) -> MoEConfig:
     >>> example(find("deepseek_v3")).router.n_group
     2
     """
+    if entry.kind == "model":
+        return _model(entry.name)
     accepted = inspect.signature(entry.target).parameters
     k = accepted["k"].default if "k" in accepted else 2
     smaller = {"n_experts": 4, "k": min(2, k) if isinstance(k, int) else 2}
@@ -56,6 +67,22 @@ def example(entry: Entry) -> MoEConfig:
     if cfg.router.select == "group_limited":
         cfg = entry.target(steps.D, steps.F, **smaller, **GROUPS)
     return cfg
+
+
+def _model(name: str) -> MoEConfig:
+    sizes: dict[str, Any] = {"d_model": steps.D, "d_ff": steps.F, "n_experts": 4, "k": 2, "losses": ()}
+    sizes |= OPEN.get(name, {})
+    cfg: Any = preset(name, **sizes, n_group=1, topk_group=1)
+    if cfg.router.select == "group_limited":
+        sizes |= GROUPS
+    if cfg.router.select == "table":
+        sizes |= {"table_size": steps.TOKENS}
+    if cfg.d_shared:
+        sizes |= {"d_shared": 2 * cfg.n_shared}
+    if cfg.d_latent:
+        sizes |= {"d_latent": steps.F}
+    found: MoEConfig = preset(name, **sizes)
+    return found
 
 
 def constants(cfg: MoEConfig) -> list[str]:
