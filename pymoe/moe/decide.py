@@ -59,8 +59,8 @@ def choose(
     p: Mapping[str, Array],
     cfg: RouterConfig,
     mask: Array | None = None,
-    draws: Draws | None = None,
-    given: Given | None = None,
+    draws: Draws = Draws(),
+    given: Given = Given(),
 ) -> Choice:
     """Choice from the logits h and the scores s, both (T, n_ids); s None: not scored yet.
 
@@ -71,7 +71,6 @@ def choose(
            [2, 1]]), kept=None, counted=None, load=array([1, 2, 1]), distinct=True)
     """
     xp = namespace(h)
-    draws, given = draws or Draws(), given or Given()
     preference = real(h) if s is None or cfg.select_on == "logits" else real(s)
     if cfg.selection_bias:
         if bool(xp.any(xp.isnan(real(p["selection_bias"])))):
@@ -108,8 +107,8 @@ def drop(
     choice: Choice,
     cfg: RouterConfig,
     mask: Array | None = None,
-    draws: Draws | None = None,
-    given: Given | None = None,
+    draws: Draws = Draws(),
+    given: Given = Given(),
 ) -> tuple[Array | None, Array | None]:
     """kept, counted (T, K) of the scores v (T, K) of the chosen.
 
@@ -122,7 +121,6 @@ def drop(
     """
     xp = namespace(v)
     v = real(v)
-    draws, given = draws or Draws(), given or Given()
     idx, kept, counted, _, _ = choice
     if cfg.skip is not None:
         stays = _worth(v, cfg.skip)

@@ -60,6 +60,7 @@ OPTIONS: dict[str, list[Any]] = {
     "capacity": [
         None,
         Capacity(0.7, order="random", renorm="after"),
+        Capacity(0.7, order="probability"),
         Capacity(0.7, order="score_token", priority="weight", rule="deepspeed"),
         Capacity(1.0, order="interleaved", per="sequence", rule="megatron", renorm="after"),
     ],
