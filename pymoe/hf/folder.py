@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import struct
@@ -12,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe.backend.errors import CheckpointError, ConfigError, MissingExtraError, NonFiniteError, install
-from pymoe.hf import blocks, model_config, models, names
-from pymoe.hf.models import mapped, switch
-from pymoe.hf.models.mapped import LONGEST_HEADER, Meter
+from pymoe.hf import model_config, models, names
+from pymoe.hf.blocks.mapped import LONGEST_HEADER, Mapped
+from pymoe.hf.models import switch
+from pymoe.hf.models.mapped import Meter
 from pymoe.hf.tokenizer import FILES, Tokenizer
 from pymoe.io import atomic, tensors
 from pymoe.models.lm import LMConfig
@@ -42,7 +42,7 @@ def read(folder: str, dtype: Any = None) -> Checkpoint:
     given = _tensors(folder)
     if dtype is None:
         dtype = np.float64 if all(a.dtype == np.float64 for a in given.values()) else np.float32
-    p = _parameters(given, cfg, raw, initial.check_dtype(dtype), blocks.load)
+    p = _parameters(given, cfg, raw, initial.check_dtype(dtype))
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw)
 
 
@@ -53,12 +53,9 @@ def open_mapped(folder: str, dtype: Any = None) -> tuple[Checkpoint, Meter]:
     """
     raw = _json(os.path.join(folder, "config.json"))
     cfg = _settings(raw)
-    meter = Meter()
-    given = mapped.tensors(_files(folder), meter)
-    dtype = initial.check_dtype(np.float32 if dtype is None else dtype)
-    block = functools.partial(mapped.load_block, meter=meter)
-    p = _parameters(given, cfg, raw, dtype, block)
-    meter.plain += meter.stored - meter.blocks
+    given = dict(Mapped(folder))
+    meter = Meter(sum(a.nbytes for a in given.values()))
+    p = _parameters(given, cfg, raw, initial.check_dtype(np.float32 if dtype is None else dtype), meter.stack)
     return Checkpoint(cfg, p, Tokenizer.of(folder), raw), meter
 
 
@@ -69,13 +66,13 @@ def _settings(raw: dict[str, Any]) -> Any:
 
 
 def _parameters(
-    given: dict[str, np.ndarray], cfg: Any, raw: dict[str, Any], dtype: Any, load_block: Any
+    given: dict[str, np.ndarray], cfg: Any, raw: dict[str, Any], dtype: Any, stack: Any = None
 ) -> dict[str, Any]:
     if raw["model_type"] == switch.NAME:
-        return switch.load(given, cfg, dtype, load_block)
+        return switch.load(given, cfg, dtype, stack)
     if raw["model_type"] in models.FAMILIES:
-        return models.load(given, cfg, models.files(raw), dtype, load_block)
-    return names.from_hf(given, cfg, dtype, load_block)
+        return models.load(given, cfg, models.form(raw), dtype, stack)
+    return names.from_hf(given, cfg, dtype, stack)
 
 
 def write(folder: str, cfg: LMConfig, p: dict[str, Any], *, like: str) -> None:

@@ -28,19 +28,16 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import to_numpy, tree
-from pymoe.hf import blocks
 from pymoe.hf.blocks import BlockConfig
 from pymoe.hf.model_config import mixtral_like
 from pymoe.hf.models import tensors
-from pymoe.hf.models.files import MIXTRAL
+from pymoe.hf.models.tensors import Form, Stack
 from pymoe.models.lm import LMConfig
 
 
-def from_hf(
-    given: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any, load_block: Any = blocks.load
-) -> dict[str, Any]:
+def from_hf(given: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any, stack: Stack | None = None) -> dict[str, Any]:
     """The tree of ``cfg`` in ``dtype``; a missing, surplus or misshapen tensor is a CheckpointError that names it."""
-    return tensors.load(given, _as_mixtral(cfg), MIXTRAL, dtype, load_block)
+    return tensors.load(given, _as_mixtral(cfg), Form(), dtype, stack)
 
 
 def to_hf(p: tree.Tree, cfg: LMConfig) -> dict[str, np.ndarray]:
@@ -59,7 +56,7 @@ def to_hf(p: tree.Tree, cfg: LMConfig) -> dict[str, np.ndarray]:
                 a * a.dtype.type(moe.router.scale) if name.endswith("down_proj") and moe.router.scale != 1 else a
             )
         p = tree.unflatten(flat)
-    return tensors.dump(p, plain, MIXTRAL)
+    return tensors.dump(p, plain, Form())
 
 
 def _as_mixtral(cfg: LMConfig) -> LMConfig:

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 
 @contextlib.contextmanager
-def casts_answered_in_double() -> Iterator[None]:
-    """Within this block a float64 tensor that is asked for as float32 stays as it is, and integers become float64."""
+def casts_answered_in_double(integers: bool = False) -> Iterator[None]:
+    """Within this block a float64 tensor asked for as float32 stays as it is; ``integers``: they become float64."""
     to, single, kind = torch.Tensor.to, torch.Tensor.float, torch.Tensor.type
     softmaxes = ((torch.nn.functional, torch.nn.functional.softmax), (torch.Tensor, torch.Tensor.softmax))
 
@@ -20,10 +20,10 @@ def casts_answered_in_double() -> Iterator[None]:
         asked = [*args, *kwargs.values()]
         return self if self.dtype == torch.float64 and torch.float32 in asked else to(self, *args, **kwargs)
 
-    def number(self, *args, **kwargs):
+    def number(self, *args):
         if self.dtype == torch.float64:
             return self
-        return single(self, *args, **kwargs) if self.dtype.is_floating_point else to(self, torch.float64)
+        return to(self, torch.float64) if integers and not self.dtype.is_floating_point else single(self, *args)
 
     def wide(softmax):
         def run(x, *args, **kwargs):

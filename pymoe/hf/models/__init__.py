@@ -6,7 +6,7 @@ Decoders (``family``) and one encoder-decoder (``switch``).
 """
 
 from pymoe.hf.models import switch
-from pymoe.hf.models.family import FAMILIES, ModelFamily, config, files
+from pymoe.hf.models.family import FAMILIES, ModelFamily, config, form
 from pymoe.hf.models.tensors import dump, load
 
-__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "files", "load", "switch"]
+__all__ = ["FAMILIES", "ModelFamily", "config", "dump", "form", "load", "switch"]

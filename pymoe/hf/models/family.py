@@ -1,7 +1,7 @@
 """The decoders with experts that pymoe runs: for each model_type its settings, and where its tensors lie.
 
 A family is data: ``attention`` makes the attention of layer i from the fields of a config.json, ``sparse`` says which
-layers have experts; the block itself is ``hf.blocks``, the place of its tensors ``files``.
+layers have experts; the block itself, its tensors too, is ``hf.blocks``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf import blocks
 from pymoe.hf.blocks.family import BlockConfig, activation
 from pymoe.hf.models.fields import Said
-from pymoe.hf.models.files import GRANITE, STACKED, Files
+from pymoe.hf.models.tensors import Form
 from pymoe.models import LMConfig, Multipliers
 from pymoe.models.block import AttentionConfig
 from pymoe.nn import LatentAttentionConfig, SelfAttentionConfig, Temperature
@@ -28,15 +28,15 @@ def every(said: Said, i: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ModelFamily:
-    """One row; ``neighbours``: do neighbouring channels turn together (``layouts``)?  ``dense``: the field with the
-    width of the layers without experts."""
+    """One row; ``neighbours``: do neighbouring channels turn together (``layouts``)?  ``block``: the name of a layer's
+    feed-forward in memory; ``dense``: the field with the width of the layers without experts."""
 
     name: str
     attention: Callable[[Said, int], AttentionConfig]
     sparse: Callable[[Said, int], bool] = every
     multipliers: Callable[[Said], Multipliers] = lambda said: Multipliers()
     neighbours: Callable[[Said], bool] = lambda said: False
-    files: Files = Files()
+    block: str = "mlp"
     dense: str = "intermediate_size"
 
 
@@ -131,20 +131,20 @@ def _llama4_sparse(said: Said, i: int) -> bool:
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
     for family in (
-        ModelFamily("qwen2_moe", _qwen2, _stepped, files=STACKED),
-        ModelFamily("qwen3_moe", _qwen3, _stepped, files=STACKED),
-        ModelFamily("olmoe", _olmoe, files=STACKED),
+        ModelFamily("qwen2_moe", _qwen2, _stepped),
+        ModelFamily("qwen3_moe", _qwen3, _stepped),
+        ModelFamily("olmoe", _olmoe),
         ModelFamily(
-            "granitemoe", _granite, multipliers=_granite_multipliers, files=GRANITE
+            "granitemoe", _granite, multipliers=_granite_multipliers, block="block_sparse_moe"
         ),
-        ModelFamily("deepseek_v2", _deepseek, _after_dense, neighbours=lambda said: True, files=STACKED),
+        ModelFamily("deepseek_v2", _deepseek, _after_dense, neighbours=lambda said: True),
         ModelFamily(
-            "deepseek_v3", _deepseek, _after_dense, neighbours=lambda said: bool(said["rope_interleave"]), files=STACKED
+            "deepseek_v3", _deepseek, _after_dense, neighbours=lambda said: bool(said["rope_interleave"])
         ),
         ModelFamily("gpt_oss", _gpt_oss),
         ModelFamily(
             "llama4_text", _llama4, _llama4_sparse, neighbours=lambda said: True, dense="intermediate_size_mlp",
-            files=Files("feed_forward", "feed_forward"),
+            block="feed_forward",
         ),
     )
 }  # fmt: skip
@@ -190,10 +190,10 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     )
 
 
-def files(raw: Mapping[str, Any]) -> Files:
-    """Where the tensors of the model of this config.json lie."""
+def form(raw: Mapping[str, Any]) -> Form:
+    """How the tensors of the model of this config.json lie, beyond what ``hf.blocks`` knows."""
     family, said = _said(raw)
-    return dataclasses.replace(family.files, neighbours=family.neighbours(said))
+    return Form(family.block, family.neighbours(said))
 
 
 def _said(raw: Mapping[str, Any]) -> tuple[ModelFamily, Said]:

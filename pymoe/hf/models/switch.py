@@ -33,15 +33,13 @@ from pymoe.hf.blocks.family import BlockConfig, activation
 from pymoe.hf.blocks.layouts import Same
 from pymoe.hf.models import tensors
 from pymoe.hf.models.fields import Said
-from pymoe.hf.models.files import Files
 from pymoe.hf.models.layouts import Entries, Rows
-from pymoe.hf.models.tensors import Place
+from pymoe.hf.models.tensors import Entry, Stack
 from pymoe.models import Multipliers, Seq2SeqConfig
 from pymoe.nn import FeedForwardConfig, RelativePositions
 
 NAME = "switch_transformers"
 CONTEXT = 1 << 20  # distances have no last one
-FILES = Files("mlp", "mlp")
 _TABLES = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}  # the shared table again, in some files
 
 
@@ -91,37 +89,26 @@ def _sparse(n: int, wanted: int) -> tuple[int, ...]:
     return tuple(i for i in range(n) if step == 1 or i % step == 1)
 
 
-def load(
-    given: Mapping[str, Any], cfg: Seq2SeqConfig, dtype: Any = None, load_block: Any = blocks.load
-) -> dict[str, Any]:
+def load(given: Mapping[str, Any], cfg: Seq2SeqConfig, dtype: Any = None, stack: Stack | None = None) -> dict[str, Any]:
     """The tree of ``models.seq2seq``; a missing, surplus or misshapen tensor is a CheckpointError that names it."""
     unread = _TABLES | {"lm_head.weight"} if cfg.tie else {"shared.weight"}
     if not cfg.tie and "shared.weight" in given:  # files that never kept the two tables apart
         given = dict.fromkeys(_TABLES, given["shared.weight"]) | dict(given)
-    return tensors.read(given, entries(cfg), places(cfg), FILES, dtype, load_block, unread)
+    return tensors.read(given, entries(cfg), dtype, stack, unread)
 
 
 def dump(p: tree.Tree, cfg: Seq2SeqConfig) -> dict[str, Any]:
     """The inverse, for values or gradients; files and memory have one layout."""
-    return tensors.written(p, entries(cfg), places(cfg), FILES, hub=False)
+    return tensors.written(p, entries(cfg), hub=False)
 
 
-def places(cfg: Seq2SeqConfig) -> list[Place]:
-    """The MoE blocks of both sides."""
-    found = []
-    for side, stack, last in (("encoder", cfg.encoder, 1), ("decoder", cfg.decoder, 2)):
-        for i, b in enumerate(stack.blocks):
-            if isinstance(b.feed_forward, BlockConfig):
-                found.append(Place(b.feed_forward, (side, "layers", str(i), "mlp"), f"{side}.block.{i}.layer.{last}"))
-    return found
-
-
-def entries(cfg: Seq2SeqConfig) -> Entries:
-    """{name in the tree: (layout, shape)} of all that is not in an MoE block."""
-    assert cfg.head_dim is not None
+def entries(cfg: Seq2SeqConfig) -> dict[str, Entry]:
+    """{name in the tree: how it lies} of every parameter."""
+    assert cfg.head_dim is not None and cfg.relative is not None
     d, inner = cfg.d_model, cfg.n_heads * cfg.head_dim
     tables = {"decoder.embed_tokens.weight": "shared.weight"} if cfg.tie else {name: name for name in sorted(_TABLES)}
     found: Entries = {own: (Same(name), (cfg.vocab, d)) for own, name in tables.items()}
+    experts: dict[str, Entry] = {}
     for side, stack, last in (("encoder", cfg.encoder, 1), ("decoder", cfg.decoder, 2)):
         for i, b in enumerate(stack.blocks):
             own, at = f"{side}.layers.{i}", f"{side}.block.{i}.layer"
@@ -134,17 +121,18 @@ def entries(cfg: Seq2SeqConfig) -> Entries:
                 found |= _joined(f"{own}.cross_attn.kv_proj", f"{at}.1.EncDecAttention", "kv", (inner, d))
                 found[f"{own}.cross_attn.o_proj"] = (Same(f"{at}.1.EncDecAttention.o.weight"), (d, inner))
             found |= _norm(f"{own}.post_attention_layernorm", f"{at}.{last}.layer_norm", d)
-            if isinstance(b.feed_forward, FeedForwardConfig):
+            if isinstance(b.feed_forward, BlockConfig):
+                experts |= tensors.of_block(b.feed_forward, f"{own}.mlp.", f"{at}.{last}.mlp.")
+            elif isinstance(b.feed_forward, FeedForwardConfig):
                 f = b.feed_forward.d_ff
                 found[f"{own}.mlp.up_proj"] = (Same(f"{at}.{last}.mlp.wi.weight"), (f, d))
                 found[f"{own}.mlp.down_proj"] = (Same(f"{at}.{last}.mlp.wo.weight"), (d, f))
         found |= _norm(f"{side}.norm", f"{side}.final_layer_norm", d)
-        assert cfg.relative is not None
         table = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         found[f"{side}.relative_bias.weight"] = (Same(table), (cfg.relative.buckets, cfg.n_heads))
     if not cfg.tie:
         found["lm_head.weight"] = (Same("lm_head.weight"), (cfg.vocab, d))
-    return found
+    return tensors.plain(found) | experts
 
 
 def _norm(own: str, name: str, d: int) -> Entries:

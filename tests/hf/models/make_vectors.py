@@ -42,7 +42,7 @@ def main() -> None:
             m = kind.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager", **own).eval()
         frequencies_in_double(m)
         ids, targets = torch.from_numpy(stored.IDS), torch.from_numpy(stored.TARGETS)
-        with casts_answered_in_double():
+        with casts_answered_in_double(integers=True):
             if switch:
                 logits = m(ids, decoder_input_ids=ids.flip(1), use_cache=False).logits
                 greedy = m.generate(ids[:1], attention_mask=torch.ones_like(ids[:1]), **greedily)[0, 1:]

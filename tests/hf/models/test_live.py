@@ -53,7 +53,7 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     m = made(name, tmp_path)
     found = hf.read(str(tmp_path))
     out, cache = lm.forward(IDS[:, :-1], found.p, found.cfg, targets=IDS[:, 1:])
-    with casts_answered_in_double():
+    with casts_answered_in_double(integers=True):
         logits = m(torch.from_numpy(IDS[:, :-1]), use_cache=False).logits
     assert logits.dtype == torch.float64
     assert close(out.logits, logits.detach().numpy())
@@ -61,12 +61,12 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 19), torch.from_numpy(IDS[:, 1:].reshape(-1)))
     loss.backward()
     assert abs(float(out.losses["lm"]) - loss.item()) <= 1e-12 * loss.item()
-    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, models.files(found.raw), hub=False)
+    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, models.form(found.raw), hub=False)
     theirs = {n: w.grad.numpy() for n, w in m.named_parameters() if w.grad is not None}
     assert len(theirs) > 20 and theirs.keys() <= mine.keys()
     for n, g in theirs.items():
         assert close(mine[n], g), n
-    with casts_answered_in_double():
+    with casts_answered_in_double(integers=True):
         greedy = m.generate(torch.from_numpy(IDS[:1, :3]), max_new_tokens=8, **GREEDILY)
     tokens = [int(t[0]) for t in generate.stream(IDS[:1, :3], found.p, found.cfg, 8, sampling=generate.GREEDY)]
     assert greedy[0, 3:].tolist() == tokens and len(set(tokens)) > 1
@@ -84,7 +84,7 @@ def test_switch_both_sides(name, tmp_path):
     found = hf.read(str(tmp_path))
     ids, given, targets = IDS, IDS[:, 1:8], IDS[:, 2:9]
     out, cache = seq2seq.forward(ids, found.p, found.cfg, given, targets=targets)
-    with casts_answered_in_double():
+    with casts_answered_in_double(integers=True):
         logits = m(torch.from_numpy(ids), decoder_input_ids=torch.from_numpy(given), use_cache=False).logits
     assert logits.dtype == torch.float64
     assert close(out.logits, logits.detach().numpy())
@@ -101,7 +101,7 @@ def test_switch_both_sides(name, tmp_path):
         assert close(mine[n], g), n
     for n in mine.keys() - theirs.keys():  # an expert that no token asked for has no gradient there
         assert ".experts." in n and not mine[n].any(), n
-    with casts_answered_in_double():
+    with casts_answered_in_double(integers=True):
         every = torch.ones(ids.shape, dtype=torch.int64)  # id 0 is no padding here
         greedy = m.generate(torch.from_numpy(ids), attention_mask=every, max_new_tokens=7, **GREEDILY)
     tokens = generate.translate(ids, found.p, found.cfg, 7, start=0)
@@ -115,7 +115,7 @@ def test_switch_both_sides(name, tmp_path):
 def test_dump_is_what_the_files_hold(name, tmp_path):
     made(name, tmp_path)
     found, stored = hf.read(str(tmp_path)), load_file(tmp_path / "model.safetensors")
-    again = models.dump(found.p, found.cfg, models.files(found.raw))
+    again = models.dump(found.p, found.cfg, models.form(found.raw))
     assert again.keys() == stored.keys()
     for n, a in stored.items():
         assert np.array_equal(again[n], a), n
