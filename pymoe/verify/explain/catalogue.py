@@ -54,7 +54,7 @@ def find(name: str) -> Entry:
         ...
     pymoe.backend.errors.ConfigError: there is no rule 'deepseek_v4x'; did you mean ...? `pymoe presets` lists all
     """
-    known = {e.name: e for e in reversed(entries())}  # of one name the preset, which says more
+    known: dict[str, Entry] = {e.name: e for e in reversed(entries())}  # of one name the preset, which says more
     wanted = name.lower().replace("-", "_")
     if wanted in known:
         return known[wanted]

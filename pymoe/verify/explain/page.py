@@ -81,7 +81,8 @@ def _model(name: str) -> MoEConfig:
         sizes |= {"d_shared": 2 * cfg.n_shared}
     if cfg.d_latent:
         sizes |= {"d_latent": steps.F}
-    found: MoEConfig = preset(name, **sizes)
+    found = preset(name, **sizes)
+    assert isinstance(found, MoEConfig), "a family with a rule of its own is explained by that"
     return found
 
 
