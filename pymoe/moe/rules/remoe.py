@@ -112,9 +112,7 @@ def forward(
     xp = namespace(x)
     z, logits = linear.forward(x, p["router"]["weight"])
     form.finite(NAME, z)
-    on = real(z) > 0
-    if mask is not None:
-        on = on & mask[:, None]
+    on = real(z) > 0  # padding is x = 0, so z = 0: off
     r = xp.where(on, z, xp.zeros_like(z))
     idx = xp.broadcast_to(xp.arange(cfg.n_experts, dtype=xp.int64, device=device(x))[None, :], on.shape)
     y, routing, experts_cache = form.dispatch(x, r, p["experts"], idx, on, cfg)

@@ -15,8 +15,10 @@ Source: Clark et al., arXiv:2202.01169.  Cost: an exponential a score and iterat
 
 from __future__ import annotations
 
+import math
+
 from pymoe import kernels
-from pymoe.backend import namespace
+from pymoe.backend import device, namespace
 from pymoe.backend.namespace import Array
 from pymoe.moe.router_config import RouterConfig
 
@@ -69,15 +71,13 @@ def prices(z: Array, real_token: Array | None = None, *, tolerance: float = TOLE
     if real_token is not None:
         tokens = int(xp.sum(xp.astype(real_token, xp.int64)))
         z = xp.where(real_token[:, None], z, xp.full_like(z, -xp.inf))
-    v = xp.zeros_like(xp.sum(z, axis=0))
-    v = xp.where(xp.isfinite(v), v, xp.zeros_like(v))
+    v = xp.zeros((experts,), dtype=z.dtype, device=device(z))
     if not tokens:
         return v
     for _ in range(ITERATIONS):
         before = v
         u = -_lse(z + v[None, :], 1)
-        v = -_lse(z + u[:, None], 0)
-        v = v + (float(xp.log(xp.asarray(tokens / experts))))
+        v = math.log(tokens / experts) - _lse(z + u[:, None], 0)  # the 1 / T of u and the 1 / E of v
         if float(xp.mean(xp.abs(v - before))) <= tolerance:
             break
     return v

@@ -41,6 +41,22 @@ def test_numbers_and_choices() -> None:
     assert form.of_tokens(np.array([True, False]), idx).tolist() == [[True] * 3, [False] * 3]
 
 
+def test_fractions_of_the_choices() -> None:
+    assert form.fractions(np.array([1, 0, 4])).tolist() == [0.2, 0.0, 0.8]
+    assert form.fractions(np.zeros(3, int)).tolist() == [0.0, 0.0, 0.0]
+    assert form.fractions(np.array([1])).tolist() == [1.0]
+
+
+def test_names_are_checked() -> None:
+    form.losses((), ("a",))
+    form.losses(("a",), ("a", "b"))
+    with pytest.raises(ConfigError, match="losses must be one of .'a', 'b'., got 'c'"):
+        form.losses(("a", "c"), ("a", "b"))
+    with pytest.raises(ConfigError, match="activation must be one of"):
+        Form(3, 4, 2, activation="gleu")
+    assert Form(3, 4, 2).gated and not Form(3, 4, 2).bias
+
+
 def test_the_place_of_what_is_not_finite() -> None:
     z = np.zeros((3, 4))
     form.finite("rule", z)

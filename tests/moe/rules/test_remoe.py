@@ -76,8 +76,15 @@ def test_zero_is_off_and_an_expert_without_tokens_has_no_gradient() -> None:
 
 def test_the_coefficient_finds_the_sparsity() -> None:
     cfg = Config(3, 4, 8, k=2, start=1.0, factor=2.0)
-    assert [remoe.update(1.0, s, cfg) for s in (0.7, 0.75, 0.8)] == [2.0, 1.0, 0.5]
-    assert Config(3, 4, 8).start == 1e-8 and Config(3, 4, 8).factor == 1.2
+    assert [remoe.update(3.0, s, cfg) for s in (0.7, 0.75, 0.8)] == [6.0, 3.0, 1.5]
+    assert Config(3, 4, 8).start == 1e-8 and Config(3, 4, 8).factor == 1.2 and Config(3, 4, 8).balanced
+
+
+def test_the_loss_of_one_token() -> None:
+    cfg = Config(1, 2, 3, k=1)
+    p = {**bench.parameters(remoe, cfg), "router": {"weight": np.array([[4.0], [2.0], [-2.0]])}}
+    out, _ = remoe.forward(np.ones((1, 1)), p, cfg)
+    assert float(out.losses["l1"]) == 3 * (4 + 2) / 3 and out.sparsity == 1 - 2 / 3
 
 
 def test_refused() -> None:

@@ -195,6 +195,8 @@ def test_refused() -> None:
         with pytest.raises(ConfigError, match=words):
             Config(**{"d_model": 3, "d_ff": 4, "n_experts": 4, **settings})
     assert Config(3, 4, 4, k=3).threshold == (0.2, 0.2)
+    plain = Config(3, 4, 4)
+    assert (plain.k, plain.factor, plain.minimum, plain.eps, plain.straight_through) == (2, 1.25, 4, 1e-9, True)
     x, p = bench.tokens(7, 3), bench.parameters(st_moe, PLAIN)
     with pytest.raises(ShapeError, match="st_moe: draws.uniform must have shape"):
         st_moe.forward(x, p, PLAIN, draws=Draws(np.zeros((7, 1))))

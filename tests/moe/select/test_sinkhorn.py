@@ -49,6 +49,8 @@ def test_large_logits_do_not_overflow() -> None:
     z = np.random.default_rng(1).standard_normal((8, 3))
     for shift in (2.0**10, -(2.0**10)):
         assert np.abs(sinkhorn.prices(z + shift) - sinkhorn.prices(z)).max() < 1e-9  # u takes it
+    apart = np.linspace(-3000, 3000, 8)[:, None]  # each token has a scale of its own
+    assert np.abs(sinkhorn.prices(z + apart) - sinkhorn.prices(z)).max() < 1e-9
     assert np.isfinite(sinkhorn.prices(z * 1e4)).all()
     assert np.isfinite(sinkhorn.prices((z * 400).astype(np.float32))).all()
 
@@ -87,6 +89,12 @@ def test_padding_and_nothing() -> None:
     assert relative(sinkhorn.prices(z, real), sinkhorn.prices(z[real])) <= 1e-14
     assert not sinkhorn.prices(z, np.zeros(9, bool)).any() and not sinkhorn.prices(z[:0]).any()
     assert sinkhorn.select(z[:0], RouterConfig(4, 2, select="sinkhorn"))[0].shape == (0, 2)
+
+
+def test_one_token_and_one_expert() -> None:
+    v = sinkhorn.prices(np.array([[1.0, 3.0, 2.0]]), tolerance=1e-14)
+    assert relative(v - v[0], [0.0, -2.0, -1.0]) <= 1e-14  # the only plan: every expert a third of the token
+    assert sinkhorn.prices(np.array([[1.0], [2.0]])).shape == (1,)
 
 
 def test_ties_and_balance() -> None:
