@@ -30,6 +30,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
     "activation": ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "dense_act_fn"),
     "moe_intermediate_size": ("moe_intermediate_size", "expert_ffn_hidden_size"),
+    "only_width": ("moe_intermediate_size", "intermediate_size"),  # of families without a dense network
+    "share_expert_dim": ("share_expert_dim", "share_expert_dims"),
 }  # fmt: skip
 MORE = ""  # the key of a function of the fields that gives several settings at once
 ACTIVATIONS = {

@@ -41,6 +41,28 @@ def _step3p7(fields: Fields) -> dict[str, Any]:
     return {"activation": "silu", "limit": own, "clamp": "after", "shared_form": form}
 
 
+def _dots3_experts(fields: Fields) -> int:
+    """Their number in this layer; the published config lists them, transformers has ``per_layer_config``."""
+    listed = fields.raw.get("pyramid_num_routed")
+    return int(fields.of_layer("pyramid_num_routed", listed) if listed else fields("n_experts"))
+
+
+def _dots3_k(fields: Fields) -> int:
+    k = fields.maybe("k")
+    return min(int(fields.raw.get("capacity_factor", 2) if k is None else k), _dots3_experts(fields))
+
+
+def _dots3_scale(fields: Fields) -> float:
+    scale = fields.maybe("scale")
+    return float(fields.raw.get("router_scale", 1.0) if scale is None else scale)
+
+
+_DOTS3_VISION = {
+    "n_experts": _dots3_experts, "k": _dots3_k, "scale": _dots3_scale,
+    "d_model": lambda fields: fields.raw.get("embed_dim") or fields("d_model"),
+}  # fmt: skip
+
+
 def _muse_spark(fields: Fields) -> dict[str, Any]:
     return {
         "d_latent": fields("moe_hidden_size"), "latent_norm": Norm(fields("rms_norm_eps")),
@@ -70,8 +92,8 @@ def _inkling_names(cfg: Any) -> parts.Names:
     }
 
 
-_V4 = parts.sizes() | SCALED | parts.POOLED | {
-    "score": _score, "limit": Get("swiglu_limit"), "d_shared": Get("moe_intermediate_size"),
+_V4 = parts.sizes("only_width") | SCALED | parts.POOLED | {
+    "score": _score, "limit": Get("swiglu_limit"), "d_shared": Get("only_width"),
     "shared_bias": Get("mlp_bias", bool),
 }  # fmt: skip
 _HASHED = {n: v for n, v in _V4.items() if n != "selection_bias"} | {
@@ -87,7 +109,7 @@ FAMILIES = (
         "shared_bias": Get("mlp_bias", bool)}, OWN_BIAS | parts.shared()),
     Family(
         "dots3_note.vision", {"dots3_note": ("vision_config",), "dots3_note_vision_encoder": ()},
-        parts.sizes() | SCALED | parts.NO_LOSS, OWN_BIAS,
+        parts.sizes() | SCALED | parts.NO_LOSS | _DOTS3_VISION, OWN_BIAS,
     ),
     Family("minimax_m2", {"minimax_m2": ()}, parts.sizes("intermediate_size") | SIGMOID | parts.POOLED, OWN_BIAS),
     Family(
@@ -157,7 +179,8 @@ FAMILIES = (
     ),
     Family(
         "inkling2", {"inkling2": TEXT, "inkling2_text": ()},
-        parts.sizes() | SCALED | parts.NO_LOSS | {"score": _score, "activation": "silu", MORE: _inkling2}, GATE_BIAS,
+        parts.sizes("only_width") | SCALED | parts.NO_LOSS | {"score": _score, "activation": "silu", MORE: _inkling2},
+        GATE_BIAS,
     ),
     Family(
         "inkling", {"inkling_mm_model": TEXT, "inkling_text": ()},

@@ -38,7 +38,9 @@ TEXT = ("text_config",)
 FAMILIES = (
     Family("deepseek_v2", {"deepseek_v2": ()}, _V2_BIAS, _NAMES),
     Family("deepseek_ocr2", {"deepseek_ocr2": TEXT, "deepseek_ocr2_text": ()}, _V2_BIAS, _NAMES),
-    Family("unlimited_ocr", {"unlimited_ocr": TEXT, "unlimited_ocr_text": ()}, _V2_BIAS, _NAMES),
+    Family(
+        "unlimited_ocr", {"unlimited_ocr": ("text_config|language_config",), "unlimited_ocr_text": ()}, _V2_BIAS, _NAMES
+    ),
     Family("mistral4", {"mistral4": ()}, _MISTRAL | {"norm": Get("norm", parts.normalised)}, _NAMES),
     Family("mistral_large4", {"mistral_large4": TEXT, "mistral_large4_text": ()}, _MISTRAL, _NAMES),
 )  # fmt: skip

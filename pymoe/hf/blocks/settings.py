@@ -10,7 +10,7 @@ from typing import Any
 
 from pymoe.backend.errors import CheckpointError, ConfigError
 from pymoe.hf.blocks.families import FAMILIES, of_type
-from pymoe.hf.blocks.family import OF_RULE, AnyBlock, BlockConfig, Family, Fields
+from pymoe.hf.blocks.family import OF_RULE, SYNONYMS, AnyBlock, BlockConfig, Family, Fields, Get
 from pymoe.presets.make import make
 
 
@@ -56,11 +56,17 @@ def preset(name: str, *, layer: int | None = None, **changes: Any) -> AnyBlock:
 
     >>> cfg = preset("glm4_moe", d_model=8, d_ff=5, n_experts=6, k=3)
     >>> cfg.router.score, cfg.router.eps, cfg.d_shared
-    ('sigmoid', 1e-20, 1408)
+    ('sigmoid', 1e-20, 5)
     """
     if name not in FAMILIES:
         raise ConfigError(f"{name!r} is no family that pymoe.hf knows; they are {', '.join(sorted(FAMILIES))}")
-    return _made(FAMILIES[name], Fields(name, {}, layer), changes)
+    family = FAMILIES[name]
+    raw, left = {}, dict(changes)
+    for size in ("d_model", "d_ff", "n_experts", "k"):  # as fields, so that what follows from them does
+        source = family.settings.get(size)
+        if size in left and isinstance(source, Get):
+            raw[SYNONYMS.get(source.name, (source.name,))[0]] = left.pop(size)
+    return _made(family, Fields(name, raw, layer), left)
 
 
 def _dict(source: Any) -> Mapping[str, Any]:
@@ -112,7 +118,7 @@ def _of_layer(raw: Mapping[str, Any], layer: int | None) -> Mapping[str, Any]:
 def _inside(raw: Mapping[str, Any], way: tuple[str, ...]) -> Mapping[str, Any]:
     """The fields of the part; those of the whole stand in for what it leaves out."""
     for step in way:
-        inner = raw.get(step)
+        inner = next((raw[name] for name in step.split("|") if name in raw), None)
         if not isinstance(inner, Mapping):
             raise CheckpointError(f"the config of {raw.get('model_type')} has no {step!r}: it is incomplete")
         raw = {**{n: v for n, v in raw.items() if n in ("d_model", "hidden_size")}, **inner}

@@ -21,7 +21,8 @@ pytest.importorskip("transformers")
 
 from tests.hf.blocks.drawn import normal, parameter, seeded  # noqa: E402
 from tests.hf.blocks.precise import Precise  # noqa: E402
-from tests.hf.blocks.rows import ROWS, Row, tiny  # noqa: E402
+from tests.hf.blocks.row import Row, tiny  # noqa: E402
+from tests.hf.blocks.rows import ROWS  # noqa: E402
 
 LEAST_MARGIN = 1e-5
 

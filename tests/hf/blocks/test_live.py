@@ -17,6 +17,7 @@ from pymoe import hf  # noqa: E402
 from pymoe.hf import blocks  # noqa: E402
 from pymoe.hf.blocks.defaults import DEFAULTS  # noqa: E402
 from tests.hf.blocks import compare, make_defaults, reference  # noqa: E402
+from tests.hf.blocks.fields import FIELDS  # noqa: E402
 from tests.hf.blocks.precise import Precise  # noqa: E402
 from tests.hf.blocks.rows import ROWS  # noqa: E402
 
@@ -91,6 +92,35 @@ def test_a_router_that_casts_is_answered_in_float64() -> None:
 
 def test_the_defaults_are_those_of_the_installed_transformers() -> None:
     assert make_defaults.defaults() == DEFAULTS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_name_that_transformers_has_for_a_field_is_read(name: str) -> None:
+    """``attribute_map`` gives some fields a second name; a config.json may have either."""
+    row = ROWS[name]
+    cfg = reference.config_of(row, {})
+    raw = row.raw(cfg)
+    plain = raw if isinstance(raw, dict) else raw.to_dict()
+    want = read_as(plain, row)
+    for pair in type(cfg).attribute_map.items():
+        for one, other in (pair, pair[::-1]):
+            if other in plain and other in FIELDS:
+                rest = {n: v for n, v in plain.items() if n not in pair}
+                assert read_as(rest | {one: plain[other]}, row) == want, (one, other)
+
+
+def test_dots3_note_has_the_fields_of_its_published_config_too() -> None:
+    from transformers.models.dots3_note.configuration_dots3_note import Dots3NoteVisionConfig
+
+    old = {
+        "embed_dim": 8, "num_heads": 2, "pyramid_num_routed": [-1, 7, 2], "capacity_factor": 3, "router_scale": 1.5,
+        "moe_intermediate_size": 5, "num_hidden_layers": 3, "adapter_in_dim": 8,
+    }  # fmt: skip
+    theirs = Dots3NoteVisionConfig(**old)
+    for layer, (n, k) in {1: (7, 3), 2: (2, 2)}.items():
+        want = hf.config(theirs, part="vision", layer=layer)
+        got = hf.config(old | {"model_type": "dots3_note_vision_encoder"}, part="vision", layer=layer)
+        assert got == want and (got.n_experts, got.k, got.d_model, got.router.scale) == (n, k, 8, 1.5)
 
 
 def read_as(raw: Any, row: Any) -> Any:
