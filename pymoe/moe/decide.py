@@ -21,6 +21,8 @@ from pymoe.moe.draws import Draws
 from pymoe.moe.given import Given
 from pymoe.moe.router_config import RouterConfig
 
+NO_DRAWS, NOTHING = Draws(), Given()
+
 
 class Choice(NamedTuple):
     idx: Array  # (T, K)
@@ -59,8 +61,8 @@ def choose(
     p: Mapping[str, Array],
     cfg: RouterConfig,
     mask: Array | None = None,
-    draws: Draws = Draws(),
-    given: Given = Given(),
+    draws: Draws = NO_DRAWS,
+    given: Given = NOTHING,
 ) -> Choice:
     """Choice from the logits h and the scores s, both (T, n_ids); s None: not scored yet.
 
@@ -107,8 +109,8 @@ def drop(
     choice: Choice,
     cfg: RouterConfig,
     mask: Array | None = None,
-    draws: Draws = Draws(),
-    given: Given = Given(),
+    draws: Draws = NO_DRAWS,
+    given: Given = NOTHING,
 ) -> tuple[Array | None, Array | None]:
     """kept, counted (T, K) of the scores v (T, K) of the chosen.
 

@@ -89,7 +89,8 @@ def normalise(v, counted, s: dict) -> list[float]:
     live = [a if c else 0.0 for a, c in zip(v, counted, strict=True)]
     total, norm = math.fsum(live), s["norm"]
     if norm == "lp":
-        total = math.fsum(abs(a) ** s["norm_p"] for a in live) ** (1 / s["norm_p"])
+        top = max(map(abs, live)) or 1.0  # one live choice alone weighs exactly 1: equal weights are ties
+        total = top * math.fsum((abs(a) / top) ** s["norm_p"] for a in live) ** (1 / s["norm_p"])
     elif norm == "l1":
         total += s["eps"]
     elif norm == "clamp":
