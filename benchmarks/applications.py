@@ -1,6 +1,6 @@
 """Text classification beside scikit-learn's baseline and the dense twin, on real data, one split, one machine.
 
-``PYMOE_DATA=FOLDER python benchmarks/applications.py [--only sentiment topics domains] [--seeds 1]``
+``PYMOE_DATA=FOLDER python benchmarks/applications.py [--only sentiment topics domains] [--seeds 1] [--rows N]``
 
 sentiment   three classes (rating > 0.3, < -0.3, between), tweets, films, products and editorials; 80/20 by seed.
             Needs PYMOE_DATA (its folder ``sentiment``); a line that is not UTF-8 is read as Latin-1
@@ -58,7 +58,8 @@ def ratings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(texts, dtype=object), np.array(rating), np.array(source)
 
 
-def load(task: str, seed: int) -> Texts:
+def load(task: str, seed: int, rows: int | None = None) -> Texts:
+    """The texts of a task and their split; rows: of so many of them only."""
     rng = np.random.default_rng(seed)
     if task == "topics":
         from pymoe.pipeline import builtin
@@ -71,10 +72,10 @@ def load(task: str, seed: int) -> Texts:
         labels = np.where(rating > 0.3, "positive", np.where(rating < -0.3, "negative", "neutral"))
         if task == "domains":
             labels, groups = groups, None
-    order = rng.permutation(len(texts))
-    train = int(0.8 * len(texts))
+    order = rng.permutation(len(texts))[:rows]
     if task == "domains":
-        return Texts(texts, labels, groups, order[:6000], order[6000:7600])
+        order = order[:7600]
+    train = min(6000, int(0.8 * len(order))) if task == "domains" else int(0.8 * len(order))
     return Texts(texts, labels, groups, order[:train], order[train:])
 
 
@@ -112,10 +113,10 @@ def contenders(data: Texts) -> dict[str, Callable[[], Any]]:
     return made
 
 
-def judge(task: str, seed: int) -> None:
+def judge(task: str, seed: int, rows: int | None) -> None:
     from sklearn.metrics import f1_score
 
-    data = load(task, seed)
+    data = load(task, seed, rows)
     x, y = list(data.texts[data.held_out]), data.labels[data.held_out]
     names = [] if data.groups is None else list(SOURCES)
     print(
@@ -140,13 +141,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="splits by the seeds 0 to N - 1 (1)")
+    parser.add_argument("--rows", type=int, metavar="N", help="only so many of the texts (all)")
     options = parser.parse_args()
+    if options.seeds < 1 or (options.rows is not None and options.rows < 50):
+        parser.error("--seeds must be at least 1, --rows at least 50")
     for task in options.only:
         if task != "topics" and "PYMOE_DATA" not in os.environ:
             print(f"\n{task} is left out: set PYMOE_DATA to the folder of the data")
             continue
         for seed in range(options.seeds):
-            judge(task, seed)
+            judge(task, seed, options.rows)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ try:
     )
     from sklearn.utils import check_random_state
     from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.extmath import randomized_svd
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -46,6 +47,7 @@ __all__ = [
     "clone",
     "column_or_1d",
     "compute_sample_weight",
+    "randomized_svd",
     "row_weights",
     "seed",
     "two_classes",

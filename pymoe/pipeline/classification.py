@@ -186,6 +186,8 @@ def train(table: Table, settings: Settings, *, test: Table | None = None, watch:
     if len(set(learned.labels)) < 2:
         raise DataError(f"{table.where}: nothing is left to learn from with --test-share {settings.test_share}")
     notes += _twice(learned, held)
+    model = make(settings, learned.groups is not None)
+    _check_choices(model, learned.groups)
     begin = time.perf_counter()
     watch(f"cleaning and encoding {len(learned.texts):,} texts")
     encoder = make_encoder(settings, len(learned.texts))
@@ -200,7 +202,7 @@ def train(table: Table, settings: Settings, *, test: Table | None = None, watch:
         seconds[name] = time.perf_counter() - begin
         return made
 
-    model = fitted("training", make(settings, learned.groups is not None), NAMES[settings.method], learned.groups)
+    fitted("training", model, NAMES[settings.method], learned.groups)
     twin = None if settings.method == "dense" else fitted(TWIN, model.dense_twin(), "the dense twin", None)
     scores: dict[str, Scores] = {}
     p = np.zeros((0, len(model.classes_)))
@@ -241,6 +243,14 @@ def make(settings: Settings, grouped: bool) -> Any:
         return pipeline.SparseExpertClassifier(subsets=kind, random_state=settings.seed, **own)
     made = pipeline.MoEClassifier(random_state=settings.seed, verbose=settings.verbose, **own)
     return made.dense_twin() if settings.method == "dense" else made
+
+
+def _check_choices(model: Any, groups: list[str] | None) -> None:
+    """ConfigError, before anything is trained, where more experts are asked than there are."""
+    given = model.get_params()
+    experts = len(set(groups)) if groups is not None and by_group(model) else given["n_experts"]
+    if given["k"] is not None and given["k"] > experts and not given.get("dense"):
+        raise ConfigError(f"k must be at most the number of experts, {experts}, got {given['k']}")
 
 
 def fit(model: Any, x: Any, y: np.ndarray, groups: list[str] | None) -> None:

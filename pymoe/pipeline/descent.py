@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,10 @@ Objective = Callable[[Parameters, Any], tuple[float, Parameters]]
 
 @dataclass(frozen=True)
 class Settings:
-    """solver, rounds: the most there may be, and how each is run (the table of the module)."""
+    """solver, rounds: the most there may be, and how each is run (the table of the module).
+
+    ftol    lbfgs: ends a round where a step lowers the loss by less than ftol · max(|loss|, 1)
+    """
 
     solver: str = "lbfgs"
     rounds: int = 10
@@ -52,13 +56,14 @@ class Settings:
     lr: float = 0.01
     batch: int = 256
     seed: int = 0
+    ftol: float = 64 * sys.float_info.epsilon
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise ConfigError(f"solver must be one of {SOLVERS}, got {self.solver!r}")
         for name in ("rounds", "length", "patience", "batch"):
             check_integer(name, getattr(self, name))
-        for name in ("tol", "lr"):
+        for name in ("tol", "ftol", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a positive finite number, got {getattr(self, name)!r}")
 
@@ -171,7 +176,7 @@ def _lbfgs(objective: Objective, p: Parameters, settings: Settings) -> tuple[Par
         theta,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": settings.length, "gtol": settings.tol, "ftol": 64 * np.finfo(float).eps, "maxls": 50},
+        options={"maxiter": settings.length, "gtol": settings.tol, "ftol": settings.ftol, "maxls": 50},
     )
     stopped = found.nit < settings.length  # converged, or no step goes down any more
     return {name: a.copy() for name, a in split(found.x).items()}, float(found.fun), bool(stopped)

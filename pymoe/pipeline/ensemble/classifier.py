@@ -34,13 +34,14 @@ from pymoe.pipeline.descent import Settings
 from pymoe.pipeline.ensemble import fused, rules, training
 from pymoe.pipeline.ensemble.rules import Rule
 from pymoe.pipeline.reduce import Reduce
+from pymoe.pipeline.report.routing import PlotsRouting
 from pymoe.pipeline.sparsify import Sparsify
 
 SUBSETS = ("random", "label", "group", "cluster")
 STAGES: dict[str, Any] = {"sparsify": Sparsify, "reduce": Reduce}
 
 
-class SparseExpertClassifier(learn.ClassifierMixin, learn.SparseRows, learn.BaseEstimator):  # type: ignore[misc]
+class SparseExpertClassifier(PlotsRouting, learn.ClassifierMixin, learn.SparseRows, learn.BaseEstimator):  # type: ignore[misc]
     """An ensemble of linear softmax experts on dense or scipy.sparse rows, as a scikit-learn classifier.
 
     n_experts            E (subsets="group": one for each group, whatever E)
@@ -266,8 +267,8 @@ class SparseExpertClassifier(learn.ClassifierMixin, learn.SparseRows, learn.Base
     def _plan(self, seed: int) -> training.Plan:
         length = 10 if self.early_stopping else 50
         settings = Settings(
-            self.solver, check_integer("max_rounds", self.max_rounds) * (50 // length), length, self.tol,
-            check_integer("patience", self.patience), seed=seed,
+            solver=self.solver, rounds=check_integer("max_rounds", self.max_rounds) * (50 // length), length=length,
+            tol=self.tol, patience=check_integer("patience", self.patience), seed=seed,
         )  # fmt: skip
         return training.Plan(
             sharing=self.sharing, integration=self.integration, weights=self.weights, temperature=self.temperature,

@@ -1,12 +1,9 @@
-r"""``MoEClassifier`` and ``MoERegressor``: a sparse Mixture-of-Experts on rows of features, as scikit-learn estimators.
+r"""``MoEClassifier``: a sparse Mixture-of-Experts on rows of features, as a scikit-learn classifier.
 
-The network is ``pipeline.network``, trained end to end.  The losses over the rows, s_n their shares of the weight::
+The network is ``network.model``; how it is trained is the docstring of ``network.estimator``.  The loss over the rows,
+s_n their shares of the weight, q = (1 - ε) onehot(t) + ε / C with label smoothing ε::
 
-    classifier  Σ_n s_n CE(y_n, t_n)                            dy_n = s_n (softmax(y_n) - q_n)
-    regressor   Σ_n s_n ‖y_n - t_n‖² / 2                        dy_n = s_n (y_n - t_n),     t scaled to mean 0, std 1
-    both        + λ/2 (‖W‖² + Σ_e ‖W_e‖²), λ = l2 / Σ weight,   + balance · L_balance + z · L_z
-
-q = (1 - ε) onehot(t) + ε / C with label smoothing ε.
+    Σ_n s_n CE(y_n, q_n)                                    dy_n = s_n (softmax(y_n) - q_n)
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ import numpy as np
 from pymoe.backend.errors import ConfigError, DataError, check_share
 from pymoe.ops import log_softmax
 from pymoe.pipeline import _sklearn as learn
-from pymoe.pipeline.network import scaling
 from pymoe.pipeline.network.estimator import NetworkEstimator, _canonical
+from pymoe.pipeline.report.routing import PlotsRouting
 
 
-class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
+class MoEClassifier(PlotsRouting, learn.ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
     """A sparse Mixture-of-Experts on dense or scipy.sparse rows, as a scikit-learn classifier.
 
     n_experts, k         E experts, K of them for a row
@@ -30,22 +27,23 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
     d_shared             width of an expert that every row passes (0: none)
     linear_experts       whether each expert also has a linear map of the features themselves
     dense                the dense twin: no experts, as many active parameters
-    scale                "global" or "log-ratio": ``pipeline.network.scaling``
-    l2                   the penalty of the linear part against the sum of the rows' losses, 1 / C of scikit-learn
+    l2                   the penalty of the linear part against the sum of the rows' losses, 1 / C of scikit-learn;
+                         "auto": chosen by folds of the rows, then ``l2_``
     dropout              share of the nonzero features left out in a step; "auto": 0.5 where most of x is 0, else 0
     label_smoothing      ε
     balance, z           coefficients of the losses of the router
     class_weight         None, "balanced", or {class: weight}
-    epochs               passes over the rows; None: 8, and at least 400 steps
+    epochs               passes over the rows; None: 8, and at least 200 steps
     batch_size           rows of a step; up to that many rows: all in each step
-    lr_linear, lr_embed, lr    first rates of the linear part, U, the rest (``steps``); they fall to 0
-    early_stopping       hold out ``validation_fraction`` of the rows, stop when their loss has not fallen by ``tol``
-                         for ``n_iter_no_change`` passes, and keep the best pass
-    verbose              a bar on a terminal, else a line for each pass
+    lr_linear, lr        first rates of what is linear in x, and of the rest (``steps``); they fall to 0
+    early_stopping       hold out ``validation_fraction`` of the rows, keep the stage of training with their least loss,
+                         and stop when it has not fallen by ``tol`` for ``n_iter_no_change`` passes (None: a quarter of
+                         them); the linear part is then fitted to all rows; "auto": from 200 different rows on
+    verbose              a bar on a terminal, else a line for each stage
 
     Equal rows are merged first and taken in an order of their own: neither their order nor a weight in place of a
-    repetition changes a bit.  After fit: ``classes_``, ``config_``, ``parameters_``, ``n_iter_``, ``loss_curve_``,
-    ``validation_loss_``.
+    repetition changes a bit.  After fit: ``classes_``, ``config_``, ``parameters_``, ``l2_``, ``n_iter_`` passes,
+    ``loss_curve_`` of them, ``validation_loss_`` of each stage: the linear part alone, with linear experts, the passes.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal((200, 5))
@@ -60,13 +58,12 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         n_experts: int = 4,
         *,
         k: int = 2,
-        d_model: int = 16,
-        d_ff: int = 16,
+        d_model: int = 32,
+        d_ff: int = 32,
         d_shared: int = 0,
         linear_experts: bool = True,
         dense: bool = False,
-        scale: str = "global",
-        l2: float = 1.0,
+        l2: float | str = "auto",
         dropout: float | str = "auto",
         label_smoothing: float = 0.0,
         balance: float = 0.01,
@@ -74,12 +71,11 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         class_weight: Any = None,
         epochs: int | None = None,
         batch_size: int = 256,
-        lr_linear: float = 3.0,
-        lr_embed: float = 0.0001,
-        lr: float = 0.0003,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 3,
+        lr_linear: float = 1.0,
+        lr: float = 0.001,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.2,
+        n_iter_no_change: int | None = None,
         tol: float = 0.0,
         random_state: Any = None,
         verbose: bool = False,
@@ -91,7 +87,6 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         self.d_shared = d_shared
         self.linear_experts = linear_experts
         self.dense = dense
-        self.scale = scale
         self.l2 = l2
         self.dropout = dropout
         self.label_smoothing = label_smoothing
@@ -101,7 +96,6 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr_linear = lr_linear
-        self.lr_embed = lr_embed
         self.lr = lr
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -145,7 +139,6 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         if first:
             self.classes_ = known
             self._begin()
-            self._start(X, t, weight)
         self._partial(X, t[:, None], t, weight)
         return self
 
@@ -173,8 +166,6 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         self._outputs = len(self.classes_)
         self._check_settings()
         check_share("label_smoothing", self.label_smoothing)
-        if self.scale not in scaling.SCALES:
-            raise ConfigError(f"scale must be one of {scaling.SCALES}, got {self.scale!r}")
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
         """Rows of weight above 0 only."""
@@ -186,9 +177,6 @@ class MoEClassifier(learn.ClassifierMixin, NetworkEstimator):  # type: ignore[mi
         if len(alive) < len(weight):
             X, y, weight = X[alive], y[alive], weight[alive]
         return _canonical(X), y, weight
-
-    def _ratio(self, x: Any, t: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
-        return None if self.scale == "global" else scaling.log_ratio(x, t, weight, self._outputs)
 
     def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
         log_p = log_softmax.forward(y)[0]

@@ -186,8 +186,12 @@ def forward(x: Any, p: dict[str, Any], cfg: NetworkConfig, *, share: Array | Non
     return Output(y, losses, routing), cache
 
 
-def backward(dy: Array, cache: Cache, dlosses: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+def backward(
+    dy: Array, cache: Cache, dlosses: dict[str, Any] | None = None, *, below: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """dy (N, C), dlosses such as {"balance": 0.01} -> dx (N, V), None for a sparse x, and dp with the names of p.
+
+    below: False leaves out what lies under h, which costs most: dU, du ("embed") and dx, None.
 
     >>> cfg = NetworkConfig(n_features=7, n_outputs=3, d_model=4)
     >>> _, cache = forward(np.ones((5, 7)), init(np.random.default_rng(0), cfg), cfg)
@@ -217,18 +221,15 @@ def backward(dy: Array, cache: Cache, dlosses: dict[str, Any] | None = None) -> 
     else:
         dn, d_mix = feed_forward.backward(dsum, c_mix)
     dh_norm, d_norm = rms_norm.backward(dn, c_norm)
-    dh = dsum + dh_norm
-    dp: dict[str, Any] = {
-        "embed": {"weight": times(x.T, dh), "bias": xp.sum(dh, axis=0)},
-        "norm": d_norm,
-        "mix": d_mix,
-        "out_norm": d_out,
-        "head": d_head,
-    }
+    dp: dict[str, Any] = {"norm": d_norm, "mix": d_mix, "out_norm": d_out, "head": d_head}
     if cfg.wide:
         dp["wide"] = {"weight": times(x.T, dy)}
     if c_experts is not None:
         dp["experts"] = {name: d_experts[name] for name in ("weight", "bias")}
+    if not below:
+        return None, dp
+    dh = dsum + dh_norm
+    dp["embed"] = {"weight": times(x.T, dh), "bias": xp.sum(dh, axis=0)}
     if scipy.sparse.issparse(x):
         return None, dp
     dx = dh @ p["embed"]["weight"].T

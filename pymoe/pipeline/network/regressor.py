@@ -1,12 +1,9 @@
-r"""``MoEClassifier`` and ``MoERegressor``: a sparse Mixture-of-Experts on rows of features, as scikit-learn estimators.
+r"""``MoERegressor``: a sparse Mixture-of-Experts on rows of features, as a scikit-learn regressor.
 
-The network is ``pipeline.network``, trained end to end.  The losses over the rows, s_n their shares of the weight::
+The network is ``network.model``; how it is trained is the docstring of ``network.estimator``.  The loss over the rows,
+s_n their shares of the weight, t scaled to mean 0 and variance 1::
 
-    classifier  Σ_n s_n CE(y_n, t_n)                            dy_n = s_n (softmax(y_n) - q_n)
-    regressor   Σ_n s_n ‖y_n - t_n‖² / 2                        dy_n = s_n (y_n - t_n),     t scaled to mean 0, std 1
-    both        + λ/2 (‖W‖² + Σ_e ‖W_e‖²), λ = l2 / Σ weight,   + balance · L_balance + z · L_z
-
-q = (1 - ε) onehot(t) + ε / C with label smoothing ε.
+    Σ_n s_n ‖y_n - t_n‖² / 2                                dy_n = s_n (y_n - t_n)
 """
 
 from __future__ import annotations
@@ -37,23 +34,22 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
         n_experts: int = 4,
         *,
         k: int = 2,
-        d_model: int = 16,
-        d_ff: int = 16,
+        d_model: int = 32,
+        d_ff: int = 32,
         d_shared: int = 0,
         linear_experts: bool = True,
         dense: bool = False,
-        l2: float = 1.0,
+        l2: float | str = "auto",
         dropout: float | str = "auto",
         balance: float = 0.01,
         z: float = 0.0001,
         epochs: int | None = None,
         batch_size: int = 256,
         lr_linear: float = 1.0,
-        lr_embed: float = 0.0001,
         lr: float = 0.001,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.2,
+        n_iter_no_change: int | None = None,
         tol: float = 0.0,
         random_state: Any = None,
         verbose: bool = False,
@@ -72,7 +68,6 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr_linear = lr_linear
-        self.lr_embed = lr_embed
         self.lr = lr
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -84,8 +79,9 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
         """X (N, V), y (N,) or (N, M) numbers, sample_weight (N,) >= 0."""
         X, values, weight = self._checked(X, y, sample_weight, reset=True)
-        self._begin(values, weight)
-        self._fit(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
+        self._outputs = values.shape[1]
+        self._check_settings()
+        self._fit(X, values.view(np.int64), values, weight)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MoERegressor:
@@ -93,11 +89,11 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
         first = not hasattr(self, "_descent")
         X, values, weight = self._checked(X, y, sample_weight, reset=first)
         if first:
-            self._begin(values, weight)
-            self._start(X, (values - self.mean_) / self.std_, weight)
+            self._outputs = values.shape[1]
+            self._check_settings()
         elif values.shape[1] != self._outputs:
             raise DataError(f"y has {values.shape[1]} columns, but had {self._outputs} in the first call")
-        self._partial(X, values.view(np.int64), (values - self.mean_) / self.std_, weight)
+        self._partial(X, values.view(np.int64), values, weight)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -106,13 +102,14 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
         y = np.asarray(y * self.std_.astype(y.dtype) + self.mean_.astype(y.dtype))
         return y if self._two_axes else y[:, 0]
 
-    def _begin(self, values: np.ndarray, weight: np.ndarray) -> None:
-        self._outputs = values.shape[1]
-        self._check_settings()
+    def _learn_targets(self, targets: np.ndarray, weight: np.ndarray) -> None:
         share = weight / weight.sum()
-        self.mean_ = share @ values
-        std = np.sqrt(share @ np.square(values - self.mean_))
+        self.mean_ = share @ targets
+        std = np.sqrt(share @ np.square(targets - self.mean_))
         self.std_ = np.where(std > 0, std, 1.0)
+
+    def _scaled(self, targets: np.ndarray) -> np.ndarray:
+        return np.asarray((targets - self.mean_) / self.std_)
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, np.ndarray, np.ndarray]:
         X, y = self._valid(X, y, reset=reset, multi_output=True, y_numeric=True)

@@ -14,6 +14,7 @@ import numpy as np
 from pymoe.pipeline import classification
 from pymoe.pipeline.classification import Scores
 from pymoe.pipeline.columns import Table
+from pymoe.pipeline.report import routing
 from pymoe.pipeline.text import library
 
 
@@ -121,11 +122,7 @@ def _experts(
                 Counter(y[own]).most_common(),
             )
         )
-    by_class = np.zeros((weights.shape[1], len(classes)))
-    for c, label in enumerate(classes):
-        if (y == label).any():
-            by_class[:, c] = weights[y == label].mean(axis=0)
-    return found, by_class
+    return found, routing.by_class(weights, y, classes)
 
 
 def _groups(table: Table, predicted: list[str]) -> list[tuple[str, int, Scores]]:

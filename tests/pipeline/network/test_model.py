@@ -100,3 +100,14 @@ def test_the_losses_of_weighted_rows():
     many, _ = router_losses.forward(c[repeated], idx=idx[repeated], share=np.full(len(repeated), 1 / len(repeated)))
     for a, b in zip(one, many, strict=True):
         assert abs(a - b) < 1e-13 * abs(b) < abs(1.001 * a - b)
+
+
+def test_without_what_lies_below_the_other_gradients_are_the_same():
+    cfg, x, p = problem()
+    dy = np.random.default_rng(3).standard_normal((N, C))
+    _, cache = model.forward(x, p, cfg)
+    _, dp = model.backward(dy, cache, {"balance": 0.3, "z": 0.2})
+    none, dq = model.backward(dy, cache, {"balance": 0.3, "z": 0.2}, below=False)
+    assert none is None and set(dp) - set(dq) == {"embed"}
+    for name, g in tree.flatten(dq).items():
+        assert (g == tree.flatten(dp)[name]).all(), name
