@@ -127,10 +127,10 @@ def to_hf(cfg: LMConfig, like: Mapping[str, Any]) -> dict[str, Any]:
     Dense becomes mixtral when it has experts, mixtral becomes mistral when it has none.  ConfigError for a model that
     these families do not have, such as a router that is not Mixtral's (softmax, top-k, weights that sum to 1).
     """
-    _expressible(cfg)
     source = like.get("model_type")
     if source not in FAMILIES:
         raise ConfigError(f"model_type {source!r} is not one that pymoe.hf writes: {', '.join(FAMILIES)}")
+    _expressible(cfg)
     raw = dict(like)
     said = _EVERYWHERE | _DEFAULTS[source] | raw
     if cfg.moe is None:

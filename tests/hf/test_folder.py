@@ -210,6 +210,14 @@ def test_a_disk_that_is_full_at_any_call_leaves_nothing(folder, tmp_path, monkey
     assert before == {f.name: f.read_bytes() for f in place.iterdir()}
 
 
+def test_a_family_that_is_read_only_cannot_be_written():
+    from pymoe.hf import models
+
+    raw = {"model_type": "qwen3_moe", "num_hidden_layers": 1}
+    with pytest.raises(ConfigError, match="'qwen3_moe' is not one that pymoe.hf writes: llama, mistral, mixtral"):
+        model_config.to_hf(models.config(raw), raw)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -168,7 +168,8 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     attention = tuple(family.attention(said, i) for i in range(n))
     moe = blocks.config(raw) if sparse else None
     assert moe is None or isinstance(moe, BlockConfig)  # the families of this table have no rules of their own
-    h, g, d = said.heads if "num_key_value_heads" in said else (said.whole("num_attention_heads"), None, None)
+    latent = any(isinstance(a, LatentAttentionConfig) for a in attention)
+    h, g, d = (said.whole("num_attention_heads"), None, None) if latent else said.heads
     return LMConfig(
         vocab=said.whole("vocab_size"),
         context=said.whole("max_position_embeddings"),

@@ -72,6 +72,15 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     assert greedy[0, 3:].tolist() == tokens and len(set(tokens)) > 1
 
 
+@pytest.mark.parametrize("name", [*models.FAMILIES, "switch_transformers"])
+def test_a_field_that_is_left_out_means_what_transformers_takes_it_for(name):
+    """config.json with nothing but what has no default, and the same with every field of transformers' config."""
+    kind = next(k for k in transformers.models.auto.configuration_auto.CONFIG_MAPPING.values() if k.model_type == name)
+    needed = {"num_experts_per_tok": 3} if name == "deepseek_v2" else {}
+    read = switch.config if name == switch.NAME else models.config
+    assert read({"model_type": name, **needed}) == read(kind(**needed).to_dict())
+
+
 @pytest.mark.parametrize("name", tiny.SWITCH)
 def test_switch_both_sides(name, tmp_path):
     torch.manual_seed(1)
