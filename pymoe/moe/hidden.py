@@ -62,7 +62,7 @@ def weighted_backward(dh: Array, a: Array, weight: Array, form: Form) -> tuple[A
         return found
     h, cache = _variant(a, form)
     wide = weight[:, None]
-    return gated.backward(wide * dh, cache)[0], wide * h, namespace(dh, h).sum(dh * h, axis=-1)
+    return gated.backward(wide * dh, cache)[0], wide * h, namespace(dh, h).sum(dh * h, axis=1)
 
 
 def _variant(a: Array, form: Form) -> tuple[Array, gated.Cache]:

@@ -29,7 +29,7 @@ from pymoe.ops._rows import column_sum
 class Cache(NamedTuple):
     cfg: MoEConfig
     norm: norms.Cache | None  # of v (T, D)
-    mask: Array | None  # (T,); None too where nothing could reach a padding token
+    mask: Array | None  # (T,)
 
 
 def forward(
@@ -52,9 +52,7 @@ def forward(
         v, c_norm = norms.forward(v, p["norm"], cfg.output_norm)
     if cfg.output_bias:
         v = v + p["bias"]
-    if not (cfg.output_bias or cfg.output_norm or cfg.latent_bias):
-        mask = None
-    elif mask is not None:
+    if mask is not None and (cfg.output_bias or cfg.latent_bias):
         v = xp.where(mask[:, None], v, xp.zeros_like(v))
     return v, Cache(cfg, c_norm, mask)
 

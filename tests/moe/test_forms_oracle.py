@@ -18,7 +18,7 @@ from pymoe.moe import Form, MoEConfig, layer
 
 from ..oracles import form_loops
 from .frames import U32, U64, Frame, frozen, make, relative
-from .test_forms import COMBINATIONS
+from .test_forms import COMBINATIONS, MARKED
 
 TOLERANCE = 64 * U64
 
@@ -98,9 +98,7 @@ def small(name: str) -> Frame:
     return make(cfg, 3, **given)
 
 
-@pytest.mark.parametrize(
-    "name", [n if i < 5 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(COMBINATIONS)]
-)
+@pytest.mark.parametrize("name", MARKED)
 def test_agrees_with_the_loops(name: str, monkeypatch: Any) -> None:
     wrong = {n: f"{e / U64:.0f} u" for n, e in errors(small(name), monkeypatch).items() if not e <= TOLERANCE}
     assert not wrong, wrong

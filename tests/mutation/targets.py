@@ -36,6 +36,7 @@ THROUGH = {
         "group_limited",
         "router_parameters",
     },
+    "test_gate_residual.py": {"logits"},
     "test_tied.py::untied": {"experts", "layer", "parameters", "plan", "router"},
     "test_tied.py::twice": {"experts", "layer", "plan", "router"},
     "test_skip.py::loop": {"layer", "router", "weigh"},
@@ -88,6 +89,8 @@ ROUTER = (
 )
 FORMS = (
     f"{TESTS}/moe/test_layer_invariants_settings.py",
+    f"{TESTS}/moe/test_forms.py::padding",
+    f"{TESTS}/moe/test_forms_oracle.py",
     f"{TESTS}/moe/test_forms.py::random_directions",
     f"{TESTS}/moe/test_forms.py::exactly_nothing",
     f"{TESTS}/moe/test_shipped_bugs_settings.py",
