@@ -8,14 +8,12 @@ matplotlib.  Usage: python 15_images.py [FOLDER FOR THE PICTURE]
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from pymoe import moe, presets, verify
-from pymoe.nn import feed_forward
 from pymoe.ops import cross_entropy, linear
 from pymoe.train.optim import adamw
 
@@ -23,56 +21,51 @@ D, F, E, K, STEPS, SEEDS = 32, 8, 8, 2, 600, 5
 pixels, digit = load_digits(return_X_y=True)
 pixels = pixels / 16 - 0.3  # grey values 0 to 16; their mean is about 0.3 of that
 N_TRAIN = 2 * len(digit) // 3
-SPARSE = moe, presets.mixtral(D, F, E, K, gated=False, activation="relu", bias=True, losses=("balance",))
-DENSE = feed_forward, feed_forward.FeedForwardConfig(D, K * F, gated=False, activation="relu", bias=True, std=0.2)
+HOW = {"gated": False, "activation": "relu", "bias": True, "losses": ("balance",)}
+WAYS = {"experts": presets.mixtral(D, F, E, K, **HOW), "dense": presets.mixtral(D, K * F, 1, 1, **HOW)}  # one "expert"
 
 
-def model(layer, cfg):
-    def init(rng):
+class Model:
+    def init(rng, cfg):
         def matrix(n_out, n_in):
             return {"weight": rng.standard_normal((n_out, n_in)) / n_in**0.5, "bias": np.zeros(n_out)}
 
-        return {"in": matrix(D, pixels.shape[1]), "layer": layer.init(rng, cfg, np.float64), "out": matrix(10, D)}
+        return {"in": matrix(D, pixels.shape[1]), "layer": moe.init(rng, cfg, np.float64), "out": matrix(10, D)}
 
-    def forward(x, p, y):
+    def forward(x, p, y, cfg):
         h, c_in = linear.forward(x, **p["in"])
-        said, c = layer.forward(h, p["layer"], cfg)
-        z, c_out = linear.forward(h + (said.y if layer is moe else said), **p["out"])
+        said, c = moe.forward(h, p["layer"], cfg)
+        z, c_out = linear.forward(h + said.y, **p["out"])
         loss, c_loss = cross_entropy.forward(z, y)
-        if layer is moe:
-            loss = loss + 0.02 * said.losses["balance"]  # so that no expert is left without work
-        return loss, (c_in, c, c_out, c_loss, z, said)
+        return loss + 0.02 * said.losses["balance"], (c_in, c, c_out, c_loss, z, said)  # so that no expert is idle
 
     def backward(dloss, cache):
         c_in, c, c_out, c_loss, _, _ = cache
         dh, out = linear.backward(cross_entropy.backward(dloss, c_loss)[0], c_out)
-        dh_layer, own = layer.backward(dh, c, *([{"balance": 0.02 * dloss}] if layer is moe else []))
+        dh_layer, own = moe.backward(dh, c, {"balance": 0.02 * dloss})
         dx, inner = linear.backward(dh + dh_layer, c_in)
         return dx, {"in": inner, "layer": own, "out": out}
 
-    return SimpleNamespace(init=init, forward=forward, backward=backward)
 
-
-def train(kind, seed):
+def train(cfg, seed):
     """(held-out accuracy, held-out digits, cache of the forward on them)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(digit))
     rows, held = order[:N_TRAIN], order[N_TRAIN:]
-    p = kind.init(rng)
+    p = Model.init(rng, cfg)
     state = adamw.init(p)
     for step in range(STEPS):
         batch = rng.choice(rows, 64, replace=False)
-        _, dp = kind.backward(1.0, kind.forward(pixels[batch], p, digit[batch])[1])
+        _, dp = Model.backward(1.0, Model.forward(pixels[batch], p, digit[batch], cfg)[1])
         p, state = adamw.update(p, dp, state, lr=0.003 * (1 - step / STEPS), step=step + 1)
-    cache = kind.forward(pixels[held], p, digit[held])[1]
+    cache = Model.forward(pixels[held], p, digit[held], cfg)[1]
     return np.mean(cache[4].argmax(axis=1) == digit[held]), held, cache
 
 
-sparse, dense = model(*SPARSE), model(*DENSE)
-report = verify.gradcheck(sparse, pixels[:3], sparse.init(np.random.default_rng(0)), digit[:3], controls=True)
+start = Model.init(np.random.default_rng(0), WAYS["experts"])
+report = verify.gradcheck(Model, pixels[:3], start, digit[:3], WAYS["experts"], controls=True)
 print(f"gradient against the complex step: error {report.error:.1e}")
-ways = {"experts": sparse, "dense": dense}
-runs = {name: [train(way, seed) for seed in range(SEEDS)] for name, way in ways.items()}
+runs = {name: [train(cfg, seed) for seed in range(SEEDS)] for name, cfg in WAYS.items()}
 accuracy = {name: np.array([run[0] for run in runs[name]]) for name in runs}
 for name, of_seed in accuracy.items():
     print(f"{name:8s} held-out accuracy {of_seed.mean():.3f} ± {of_seed.std(ddof=1):.3f} over {SEEDS} seeds")

@@ -72,8 +72,7 @@ def train(cfg, seed):
     _, user, item, r, features = draw(seed)
     rng = np.random.default_rng(seed)
     rows, held = np.split(rng.permutation(len(r)), [4 * len(r) // 5])
-    simple = means(rows, user, item, r)
-    p = Model.init(rng, cfg)
+    simple, p = means(rows, user, item, r), Model.init(rng, cfg)
     state = adamw.init(p)
 
     def forward(rows):
@@ -87,8 +86,8 @@ def train(cfg, seed):
         e, *_, said = forward(rows)
         return np.clip(e + r[rows], 1, 5), said
 
-    error = [np.sqrt(np.mean((np.clip(said, 1, 5) - r[held]) ** 2)) for said in (at(held)[0], simple[held])]
-    return *error, at, held
+    errors = (np.clip(said, 1, 5) - r[held] for said in (at(held)[0], simple[held]))
+    return *(np.sqrt(np.mean(e * e)) for e in errors), at, held
 
 
 taste, user, item, r, features = draw(0)

@@ -100,26 +100,19 @@ assert mean["both", "experts"] > mean["image", "experts"] > mean["text", "expert
 _, out, language = runs["experts"][-1]  # of both
 weight = np.zeros((2 * len(language), E))  # of each token, the picture first, then its text
 np.put_along_axis(weight, out.routing.idx, out.routing.weight, axis=1)
-text = weight[1::2]
-share = {"image": weight[0::2]} | {name: text[language == name] for name in SAYINGS}
-share = {name: 100 * w.mean(axis=0) for name, w in share.items()}
+share = {"image": weight[0::2].mean(axis=0)} | {name: weight[1::2][language == name].mean(axis=0) for name in SAYINGS}
+share = {name: 100 * w for name, w in share.items()}
 print("\nweight of each expert, in percent (nobody told them what is a picture):")
 for name, of_kind in share.items():
     print(f"  {name:8s}" + "".join(f"{w:6.0f}" for w in of_kind))
 
-figure = Figure(figsize=(10, 3.8), dpi=130, layout="constrained")
-left, right = figure.subplots(1, 2)
-for i, (name, colour) in enumerate((("experts", "#0072B2"), ("dense", "#E69F00"))):
-    bars = left.bar(np.arange(3) + 0.4 * i, [mean[kind, name] for kind in KINDS], 0.38, color=colour, label=name)
-    left.bar_label(bars, fmt="%.2f")
-left.set(xticks=np.arange(3) + 0.2, xticklabels=list(KINDS), ylabel="held-out accuracy", ylim=(0, 1))
-left.legend(frameon=False)
-bottom = np.zeros(E)
-for name, colour in zip(share, ("#0072B2", "#E69F00", "#D55E00"), strict=True):
-    right.bar(np.arange(E), share[name], bottom=bottom, color=colour, label=name)
-    bottom = bottom + share[name]
-right.set(xlabel="expert", ylabel="of each kind's weight (%), stacked", title="which expert reads what")
-right.legend(frameon=False)
+figure = Figure(figsize=(7, 3.8), dpi=130, layout="constrained")
+ax, bottom = figure.subplots(), np.zeros(E)
+for (name, of_kind), colour in zip(share.items(), ("#0072B2", "#E69F00", "#D55E00"), strict=True):
+    ax.bar(np.arange(E), of_kind, bottom=bottom, color=colour, label=name)
+    bottom = bottom + of_kind
+ax.set(xlabel="expert", ylabel="of each kind's weight (%), stacked", title="which expert reads what")
+ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 picture = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()) / "text_and_image.png"
 figure.savefig(picture)
 print(f"picture: {picture}")
