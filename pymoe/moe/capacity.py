@@ -17,7 +17,10 @@ from pymoe.moe.router_config import Capacity
 
 
 def places(cfg: Capacity, tokens: int, experts: int, k: int, fullest: int = 0) -> int:
-    """C of ``tokens`` real tokens; ``fullest``: the most choices that one expert is offered (megablocks, tutel).
+    """C of ``tokens`` real tokens.
+
+    fullest: the most choices that one expert is offered, or any greater number: what "nothing is dropped" means
+    (megablocks, tutel).
 
     >>> [places(Capacity(factor=1.25, rounding=r), tokens=100, experts=8, k=1) for r in ("floor", "ceil")]
     [15, 16]
@@ -89,12 +92,7 @@ def assign(
         real_tokens = [int(n) for n in xp.sum(xp.astype(xp.reshape(mask, (groups, size)), xp.int64), axis=1)]
     group = xp.arange(tokens, dtype=xp.int64, device=device(idx)) // max(size, 1)
     queue = idx + experts * group[:, None]
-    offered = [0] * groups
-    if cfg.rule in ("megablocks", "tutel") and cfg.factor <= 0 and idx.size:
-        ids = queue if alive is None else xp.where(alive, queue, xp.full_like(queue, -1))
-        _, start = kernels.of(ids).counting_sort(xp.reshape(ids, (-1,)), experts * groups)
-        offered = [int(n) for n in xp.max(xp.reshape(start[1:] - start[:-1], (groups, experts)), axis=1)]
-    each = [places(cfg, t, experts, k, n) for t, n in zip(real_tokens, offered, strict=True)]
+    each = [places(cfg, t, experts, k, fullest=size * k) for t in real_tokens]  # no queue is longer
     limit = xp.take(xp.asarray([*each, 0], dtype=xp.int64, device=device(idx)), group) if groups > 1 else each[0]
     if cfg.order == "random" and draws is not None:
         priority = draws

@@ -115,6 +115,10 @@ def test_each_sequence_has_its_own_queues_and_places() -> None:
     for rule, order in itertools.product(RULES, ORDERS):
         cfg = Capacity(0.6, 1, order=order, rule=rule, per="sequence")
         found = assign(cfg, idx, score, alive, 4, mask, sequences=3)
+        assert np.array_equal(
+            assign(cfg, idx, score, alive, 4, mask),
+            assign(dataclasses.replace(cfg, per="batch"), idx, score, alive, 4, mask),
+        )
         alone = dataclasses.replace(cfg, per="batch")
         parts = [
             assign(alone, idx[a : a + 7], score[a : a + 7], alive[a : a + 7], 4, mask[a : a + 7]) for a in (0, 7, 14)

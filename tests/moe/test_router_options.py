@@ -47,6 +47,8 @@ def test_the_table_covers_every_pair_that_can_stand_together() -> None:
 
 
 CONTROLS = {
+    "learned noise": {"noise": "learned", "jitter": 0.25, "norm": "l1"},
+    "both scales": {"global_scale": True, "expert_scale": True, "norm": "l1", "input_multiplier": 2.0},
     "joint": {"norm": "joint", "score": "sigmoid", "n_shared_logits": 2, "global_scale": True, "selection_bias": True},
     "gemma": {"norm": "l1", "expert_scale": True, "input_norm": "rms", "input_multiplier": 0.7},
     "after the choice": {"score_at": "chosen", "bias": True, "soft_cap": 2.0, "logit_multiplier": 1.5},

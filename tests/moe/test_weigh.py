@@ -52,6 +52,13 @@ def test_gradcheck_with_controls(norm: dict[str, Any], kept: Any, after: bool) -
     assert verify.gradcheck(weigh, S, IDX, kept, counted=kept if after else None, controls=True, **norm).error <= 1e-13
 
 
+def test_a_sum_of_exactly_epsilon_is_not_clamped() -> None:
+    """torch's clamp passes the gradient at the limit: g = v / Σ, with the mixing term."""
+    g, cache = weigh.forward(np.array([[0.25, 0.25, 0.5]]), np.array([[0, 1]]), norm="clamp", eps=0.5)
+    assert g.tolist() == [[0.5, 0.5]]
+    assert weigh.backward(np.array([[1.0, 0.0]]), cache)[0].tolist() == [[1.0, -1.0, 0.0]]
+
+
 def test_g6_the_weighted_gradients_of_a_renormalised_row_cancel() -> None:
     """Σ_j v_j dv_j = 0 at ε = 0; with ε it is not (2.8e-7 at ε = 1e-6: ε is part of the formula)."""
     dg = np.random.default_rng(1).standard_normal((7, 3))

@@ -183,6 +183,17 @@ def test_by_sequence_does_not_depend_on_micro_batches() -> None:
         assert relative(halves[0][2][name] + halves[1][2][name], dp[name]) <= 16 * U64
 
 
+def test_sequences_of_one_token_and_batches_of_one_choice() -> None:
+    """f of one choice is 1 at that expert: L = E q of the chosen, by sequence its mean over the tokens."""
+    for over in ("batch", "sequence"):
+        f = make(config(k=1, losses=("balance",), balance_over=over), (7, 1) if over == "sequence" else 1)
+        out, _ = f.forward()
+        z = out.routing.logits
+        q = np.exp(z - z.max(1, keepdims=True))
+        q = q / q.sum(1, keepdims=True)
+        assert float(out.losses["balance"]) == pytest.approx(6 * q.max(1).mean(), rel=1e-13)
+
+
 # ---- padding: five counters ----
 
 
