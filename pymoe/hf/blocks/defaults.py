@@ -64,7 +64,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True, "num_experts_per_tok": 8, "rms_norm_eps": 1e-05, "routed_scaling_factor": 1.0,
         "shared_experts_intermediate_size": 1536, "topk_group": 1},
     "dots3_note.vision": {"hidden_act": "silu", "hidden_size": 1536, "intermediate_size": 4224, "mlp_bias": False,
-        "moe_intermediate_size": 2112, "num_local_experts": 64, "rms_norm_eps": 1e-05},
+        "moe_intermediate_size": 2112, "num_experts_per_tok": 2, "num_local_experts": 64, "rms_norm_eps": 1e-05,
+        "router_scaling_factor": 1.0},
     "ernie4_5_moe": {"hidden_act": "silu", "hidden_size": 2560, "intermediate_size": 12288, "moe_intermediate_size":
         1536, "moe_k": 6, "moe_norm_min": 1e-12, "moe_num_experts": 64, "moe_num_shared_experts": 2, "rms_norm_eps":
         1e-05, "use_bias": False},
@@ -209,7 +210,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-05, "routed_scaling_factor": 1.0, "topk_group": 1},
     "step3p7": {"hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11264, "mlp_bias": False,
         "moe_intermediate_size": 1280, "moe_router_scaling_factor": 1.0, "n_routed_experts": 288,
-        "num_experts_per_tok": 8, "num_local_experts": 128, "rms_norm_eps": 1e-05, "share_expert_dim": 1280},
+        "num_experts_per_tok": 8, "num_local_experts": 288, "rms_norm_eps": 1e-05, "share_expert_dim": 1280},
     "switch_transformers": {"d_ff": 2048, "d_model": 768, "dense_act_fn": "relu", "expert_capacity": 64,
         "num_experts": 8, "router_bias": False, "router_jitter_noise": 0.01},
     "unlimited_ocr": {"hidden_act": "silu", "hidden_size": 1280, "intermediate_size": 6848, "mlp_bias": False,

@@ -100,9 +100,13 @@ class Fields:
         value = next(iter(said.values()), None if nulled else next((default[n] for n in names if n in default), None))
         return self.of_layer(name, value) if isinstance(value, (list, tuple)) else value
 
-    def pair(self, name: str) -> tuple[int, int]:
+    def says(self, name: str) -> bool:
+        """Does the config itself say it, not a default?"""
+        return any(self.raw.get(n) is not None for n in SYNONYMS.get(name, (name,)))
+
+    def pair(self, name: str, default: tuple[int, int]) -> tuple[int, int]:
         """A field that holds two values of its own, not one a layer."""
-        value = self.raw.get(name, DEFAULTS.get(self.family, {}).get(name))
+        value = self.raw.get(name) or default
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise CheckpointError(f"{name} of {self.family} must be a list of two values, got {value!r}")
         return int(value[0]), int(value[1])

@@ -48,13 +48,13 @@ def _dots3_experts(fields: Fields) -> int:
 
 
 def _dots3_k(fields: Fields) -> int:
-    k = fields.maybe("k")
-    return min(int(fields.raw.get("capacity_factor", 2) if k is None else k), _dots3_experts(fields))
+    """``capacity_factor`` in the published config, where transformers has ``num_experts_per_tok``."""
+    k = fields("k") if fields.says("k") else fields.raw.get("capacity_factor", 2)
+    return min(int(k), _dots3_experts(fields))
 
 
 def _dots3_scale(fields: Fields) -> float:
-    scale = fields.maybe("scale")
-    return float(fields.raw.get("router_scale", 1.0) if scale is None else scale)
+    return float(fields("scale") if fields.says("scale") else fields.raw.get("router_scale", 1.0))
 
 
 _DOTS3_VISION = {

@@ -29,10 +29,10 @@ def _of(position: int) -> dict[str, Any]:
     """Of the two widths, text and vision, this one; the shared network is as wide as n of the text experts."""
 
     def width(fields: Fields) -> Any:
-        return fields.pair("moe_intermediate_size")[position]
+        return fields.pair("moe_intermediate_size", (1536, 512))[position]
 
     def shared(fields: Fields) -> Any:
-        return fields.pair("moe_intermediate_size")[0] * int(fields.maybe("n_shared") or 0)
+        return fields.pair("moe_intermediate_size", (1536, 512))[0] * int(fields.maybe("n_shared") or 0)
 
     return {"d_ff": width, "d_shared": shared}
 

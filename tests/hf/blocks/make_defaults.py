@@ -35,18 +35,19 @@ def defaults() -> dict[str, dict[str, Any]]:
     for name, row in ((row.family or name, row) for name, row in ROWS.items()):
         module = importlib.import_module(f"transformers.models.{row.folder}.configuration_{row.folder}")
         kind = getattr(module, row.config)
-        found[name] = {f.name: value for f in dataclasses.fields(kind) if f.name in FIELDS
-                       if (value := default(f)) is not None}  # fmt: skip
-        if name.startswith("deepseek_v4"):  # its table of experts has a row for each token id
-            found[name]["vocab_size"] = default({f.name: f for f in dataclasses.fields(kind)}["vocab_size"])
+        read = FIELDS | ({"vocab_size"} if name.startswith("deepseek_v4") else set())  # a row for each token id
+        values = {f.name: default(kind, f) for f in dataclasses.fields(kind) if f.name in read}
+        found[name] = {n: v for n, v in values.items() if v is not None}
     return found
 
 
-def default(field: Any) -> Any:
-    value = field.default if field.default is not dataclasses.MISSING else None
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    return value if isinstance(value, (bool, int, float, str, list)) else None
+def default(kind: Any, field: Any) -> Any:
+    """What the field is in a config made without it, where one can be made; some are set by the class's own code."""
+    try:
+        value = getattr(kind(), field.name)
+    except Exception:  # the class's own complaint: what it asks for has no default
+        value = None if field.default is dataclasses.MISSING else field.default
+    return value if isinstance(value, (bool, int, float, str)) else None
 
 
 def main() -> None:

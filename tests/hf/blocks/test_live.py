@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from pymoe import hf  # noqa: E402
+from pymoe.backend.errors import CheckpointError  # noqa: E402
 from pymoe.hf import blocks  # noqa: E402
 from pymoe.hf.blocks.defaults import DEFAULTS  # noqa: E402
 from tests.hf.blocks import compare, make_defaults, reference  # noqa: E402
@@ -121,6 +123,25 @@ def test_dots3_note_has_the_fields_of_its_published_config_too() -> None:
         want = hf.config(theirs, part="vision", layer=layer)
         got = hf.config(old | {"model_type": "dots3_note_vision_encoder"}, part="vision", layer=layer)
         assert got == want and (got.n_experts, got.k, got.d_model, got.router.scale) == (n, k, 8, 1.5)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_config_with_nothing_said_is_the_preset(name: str) -> None:
+    row = ROWS[name]
+    module = importlib.import_module(f"transformers.models.{row.folder}.configuration_{row.folder}")
+    kind = module.DbrxConfig if name == "dbrx" else getattr(module, row.config)
+    try:
+        theirs = kind()
+    except Exception:
+        pytest.skip("this class cannot be made without settings")
+    sizes = {"d_model": 2048} if name == "dbrx" else {}  # the class has one in itself and another in its ffn_config
+    try:
+        want = hf.config(theirs, part=row.part, layer=row.layer)
+    except CheckpointError as error:
+        with pytest.raises(CheckpointError, match=re.escape(str(error))):
+            hf.preset(row.family or name, layer=row.layer)
+    else:
+        assert hf.preset(row.family or name, layer=row.layer, **sizes) == want
 
 
 def read_as(raw: Any, row: Any) -> Any:
