@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pymoe.backend.errors import CheckpointError, ConfigError
+from pymoe.backend.errors import ConfigError
 from pymoe.hf import blocks
 from pymoe.hf.blocks.family import BlockConfig, activation
-from pymoe.hf.models.fields import Said
+from pymoe.hf.models.fields import Said, damaged
 from pymoe.hf.models.tensors import Form
 from pymoe.models import LMConfig, Multipliers
 from pymoe.models.block import AttentionConfig
@@ -163,6 +163,11 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
     ([True, False, True], 'head')
     """
     family, said = _said(raw)
+    with damaged():
+        return _config(raw, family, said)
+
+
+def _config(raw: Mapping[str, Any], family: ModelFamily, said: Said) -> LMConfig:
     n = said.whole("num_hidden_layers")
     sparse = tuple(i for i in range(n) if family.sparse(said, i))
     attention = tuple(family.attention(said, i) for i in range(n))
@@ -194,16 +199,11 @@ def config(raw: Mapping[str, Any]) -> LMConfig:
 def form(raw: Mapping[str, Any]) -> Form:
     """How the tensors of the model of this config.json lie, beyond what ``hf.blocks`` knows."""
     family, said = _said(raw)
-    return Form(family.block, family.neighbours(said))
+    return Form(family.block, family.neighbours(said), said.get("num_nextn_predict_layers") or 0)
 
 
 def _said(raw: Mapping[str, Any]) -> tuple[ModelFamily, Said]:
     name = raw.get("model_type")
     if name not in FAMILIES:
         raise ConfigError(f"model_type {name!r} is not a decoder that pymoe.hf runs: {', '.join(FAMILIES)}")
-    try:
-        return FAMILIES[name], Said.of(name, raw)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise CheckpointError(f"config.json holds a value of another kind than its field has: {error}") from None
+    return FAMILIES[name], Said.of(name, raw)

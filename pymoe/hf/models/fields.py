@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pymoe.backend.errors import CheckpointError, ConfigError
@@ -46,7 +47,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096, "num_attention_heads": 128, "attention_bias": False,
         "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
         "qk_rope_head_dim": 64, "v_head_dim": 128, "rope_interleave": True, "rope_parameters": _ROPE,
-        "vocab_size": 129280, "num_hidden_layers": 61, "intermediate_size": 18432, "hidden_size": 7168,
+        "num_nextn_predict_layers": 1, "vocab_size": 129280, "num_hidden_layers": 61, "intermediate_size": 18432,
+        "hidden_size": 7168,
     },
     "gpt_oss": _COMMON | {
         "max_position_embeddings": 131072, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
@@ -74,6 +76,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@contextlib.contextmanager
+def damaged() -> Iterator[None]:
+    """A field of another kind than it has to be, or a part of it that is missing, is a CheckpointError."""
+    try:
+        yield
+    except (ConfigError, CheckpointError):
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json holds a value of another kind than its field has: {error!r}") from None
+
+
 class Said(dict[str, Any]):
     """The fields of one config.json over the defaults of its family.
 
@@ -84,6 +97,11 @@ class Said(dict[str, Any]):
     @classmethod
     def of(cls, family: str, raw: Mapping[str, Any]) -> Said:
         said = cls(DEFAULTS[family] | dict(raw))
+        if raw.get("rope_parameters") is None and (raw.get("rope_scaling") or raw.get("rope_theta")):
+            older = dict(raw.get("rope_scaling") or {})  # older files: the base beside it, and "type"
+            kind = older.get("rope_type", older.get("type", "default"))
+            base = raw.get("rope_theta") or said["rope_parameters"]["rope_theta"]
+            said["rope_parameters"] = {"rope_theta": base, **older, "rope_type": kind}
         if said.get("quantization_config") is not None:
             raise ConfigError("config.json has a quantization_config: only plain floating-point weights are read")
         return said
@@ -104,11 +122,9 @@ class Said(dict[str, Any]):
 
     def rope(self) -> tuple[float, Stretch | None]:
         """The base of the frequencies and how they are stretched; kinds that pymoe has not are refused."""
-        p = {**(self.get("rope_scaling") or {}), **(self.get("rope_parameters") or {})}
-        if self.get("rope_scaling"):  # older files: rope_theta beside it, and "type"
-            p = {**p, **self["rope_scaling"]}
-        base = float(self.get("rope_theta") or p.get("rope_theta") or _ROPE["rope_theta"])
-        kind = p.get("rope_type", p.get("type", "default"))
+        p = self["rope_parameters"] or _ROPE
+        base = float(p.get("rope_theta") or self.get("rope_theta") or _ROPE["rope_theta"])
+        kind = p.get("rope_type", "default")
         if (p.get("partial_rotary_factor") or self.get("partial_rotary_factor") or 1) != 1:
             raise ConfigError("config.json has a partial_rotary_factor, and this decoder turns whole heads")
         if kind == "default":
@@ -128,9 +144,9 @@ class Said(dict[str, Any]):
 
     def yarn_scale(self) -> float:
         """DeepSeek's factor on the scores where positions are stretched: (0.1 m ln factor + 1)², m = mscale_all_dim."""
-        p = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        p = self["rope_parameters"] or _ROPE
         m = p.get("mscale_all_dim")
-        if p.get("rope_type", p.get("type", "default")) == "default" or not m:
+        if p.get("rope_type", "default") == "default" or not m:
             return 1.0
         return _mscale(float(p["factor"]), float(m)) ** 2
 

@@ -32,7 +32,7 @@ from pymoe.hf import blocks
 from pymoe.hf.blocks.family import BlockConfig, activation
 from pymoe.hf.blocks.layouts import Same
 from pymoe.hf.models import tensors
-from pymoe.hf.models.fields import Said
+from pymoe.hf.models.fields import Said, damaged
 from pymoe.hf.models.layouts import Entries, Rows
 from pymoe.hf.models.tensors import Entry, Stack
 from pymoe.models import Multipliers, Seq2SeqConfig
@@ -51,7 +51,11 @@ def config(raw: Mapping[str, Any]) -> Seq2SeqConfig:
     >>> [b.sparse for b in cfg.encoder.blocks]
     [False, True, False, True]
     """
-    said = Said.of(NAME, raw)
+    with damaged():
+        return _config(raw, Said.of(NAME, raw))
+
+
+def _config(raw: Mapping[str, Any], said: Said) -> Seq2SeqConfig:
     n, d = said.whole("num_layers"), said.whole("d_model")
     m = n if said["num_decoder_layers"] is None else said.whole("num_decoder_layers")
     tie = bool(said["tie_word_embeddings"])

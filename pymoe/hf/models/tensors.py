@@ -26,10 +26,12 @@ from pymoe.nn import FeedForwardConfig, SelfAttentionConfig
 
 
 class Form(NamedTuple):
-    """block: where a layer in memory has its feed-forward; neighbours: do neighbouring channels turn together?"""
+    """block: where a layer in memory has its feed-forward; neighbours: do neighbouring channels turn together?
+    unread_layers: how many layers behind the last the files may hold, to predict tokens further on (DeepSeek-V3)."""
 
     block: str = "mlp"
     neighbours: bool = False
+    unread_layers: int = 0
 
 
 class Entry(NamedTuple):
@@ -106,6 +108,8 @@ def load(
     The settings of the MoE layers are those of ``hf.config``; ``stack``: what stands for the matrices of all experts.
     """
     unread = {"lm_head.weight"} if cfg.tie else set()  # some writers store a tied head twice
+    behind = tuple(f"model.layers.{cfg.n_layers + i}." for i in range(form.unread_layers))
+    unread |= {name for name in given if name.startswith(behind)}
     return read(given, entries(cfg, form), dtype, stack, unread)
 
 
