@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", default=list(GROUPS), help="ops, kernels, moe, sparsity (default: all)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
+    parser.add_argument("--every", type=int, default=1, help="only one mutant in n")
     parser.add_argument("--only", default="", help="only modules whose name contains this")
     options = parser.parse_args()
     targets = [t for g in options.groups for t in GROUPS[g](options.every) if options.only in t.module]

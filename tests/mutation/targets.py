@@ -200,5 +200,5 @@ def _modules(package: ModuleType) -> list[str]:
 
 
 GROUPS = {"ops": ops, "kernels": kernels, "moe": moe, "sparsity": sparsity}
-# what the slow run judges: every n-th mutant of a group; all of them take many minutes there, run.py alone does it
-EVERY = {"sparsity": 3}
+# what the slow run judges: one mutant in n of a group; all of them take many minutes there, run.py alone does it
+EVERY = {"moe": 40, "sparsity": 3}

@@ -10,8 +10,9 @@ import pytest
 
 from pymoe import moe, verify
 from pymoe.backend.errors import PymoeError
-from pymoe.moe import Capacity
-from pymoe.moe.losses import balance, cv_squared, importance, load
+from pymoe.moe import Capacity, nulls, parameters
+from pymoe.moe.attention_experts import switch_head
+from pymoe.moe.losses import balance, cv_squared, importance, l1, load
 
 from ..moe.frames import config, make
 
@@ -157,3 +158,48 @@ def test_the_first_choices_of_limited_groups_are_those_of_the_chosen_groups() ->
         assert np.isclose(out.losses["balance"], 6 * np.sum(first * mixture(f).mean(0)), rtol=1e-13, atol=0)
         differs |= bool(np.any(out.routing.idx[:, 0] != np.argmax(mixture(f), axis=1)))
     assert differs, "in some sample the best expert is not in the best group"
+
+
+def test_padding_has_no_weight_in_what_attention_experts_show() -> None:
+    cfg = switch_head.Config(d_model=5, n_heads=2, d_head=4, n_experts=3, k=2)
+    x, mask = RNG(0).standard_normal((1, 7, 5)), MASK[None]
+    out, _ = switch_head.forward(x, switch_head.init(RNG(1), cfg), cfg, mask)
+    for side in cfg.sides:
+        shown = out.routing[side].weight
+        assert not shown[~MASK].any() and shown[MASK].all()
+
+
+def test_a_loss_of_sequences_needs_as_many_tokens_in_each() -> None:
+    with pytest.raises(PymoeError, match="f must have shape"):
+        balance.forward(np.ones((3, 4)), np.ones((2, 4)))
+
+
+def test_draws_are_of_mean_1_and_in_their_range() -> None:
+    """U(1 - j, 1 + j); and dropout: 0 with probability j, else 1 / (1 - j)."""
+    uniform = moe.draw(RNG(0), config(jitter=0.25), 2000).jitter
+    assert uniform is not None and 0.75 <= uniform.min() < 0.76 and 1.24 < uniform.max() <= 1.25
+    dropout = moe.draw(RNG(0), config(jitter=0.25, jitter_form="dropout"), 2000).jitter
+    assert dropout is not None and set(np.unique(dropout)) == {0.0, 1 / 0.75}
+    assert abs(np.mean(dropout == 0) - 0.25) < 0.02
+
+
+def test_the_l1_loss_of_one_token() -> None:
+    """f = E / (k T) = 2 for both experts, L = Σ f s / (T E)."""
+    loss, cache = l1.forward(np.array([[1.0, 2.0]]), 1)
+    assert float(loss) == 3.0
+    assert l1.backward(np.ones(()), cache)[0].tolist() == [[1.0, 1.0]]
+    assert float(l1.forward(np.array([[1.0, 2.0], [7.0, 7.0]]), 1, np.array([True, False]))[0]) == 3.0
+
+
+def test_a_choice_without_matrices_stands_at_id_0() -> None:
+    cfg = config(null_experts=("zero", "copy")).router
+    idx, kept = nulls.experts_only(np.array([[1, 6], [7, 5]]), np.array([[True, True], [True, False]]), cfg)
+    assert idx.tolist() == [[1, 0], [0, 5]] and kept.tolist() == [[True, False], [False, False]]
+
+
+def test_the_biases_of_a_latent_space_are_parameters() -> None:
+    without, found = (parameters.shapes(config(d_latent=5, latent_bias=bias)) for bias in (False, True))
+    assert {n: s for n, s in found.items() if n not in without} == {
+        "latent.pre_proj_bias": (5,),
+        "latent.post_proj_bias": (3,),
+    }
