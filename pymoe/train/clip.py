@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pymoe.backend import accumulator, is_numpy, namespace, tree
+from pymoe.backend import accumulator, is_floating, is_numpy, namespace, tree
 from pymoe.backend.namespace import Array
 from pymoe.backend.tree import Tree
 
@@ -17,8 +17,8 @@ _BLOCK = 1 << 15  # elements widened at a time: stays in the first-level caches,
 
 
 def norm(dp: Tree) -> float:
-    """‖dp‖ = √(Σ over all tensors and entries of dp²)."""
-    return math.sqrt(sum(_squared(leaf) for leaf in tree.flatten(dp).values()))
+    """‖dp‖ = √(Σ over all tensors and entries of dp²); the zeros of a table of integers are no gradient."""
+    return math.sqrt(sum(_squared(leaf) for leaf in tree.flatten(dp).values() if is_floating(leaf)))
 
 
 def by_global_norm(dp: Tree, limit: float) -> tuple[dict[str, Any], float]:
@@ -32,7 +32,7 @@ def by_global_norm(dp: Tree, limit: float) -> tuple[dict[str, Any], float]:
     before = norm(dp)
     if not math.isfinite(before) or before <= limit:
         return dict(dp), before
-    return tree.map(lambda g: g * (limit / before), dp), before
+    return tree.map(lambda g: g * (limit / before) if is_floating(g) else g, dp), before
 
 
 def _squared(g: Array) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pymoe.backend import tree
 from pymoe.backend.errors import ConfigError, ShapeError
+from pymoe.train import clip
 from pymoe.train.optim import OPTIMIZERS, adam, adamw, is_matrix, sgd
 
 SHAPES = {"router": {"weight": (3, 4), "bias": (3,)}, "norm": (5,), "stack": (2, 3, 4)}
@@ -156,3 +158,18 @@ def test_wrong_settings_and_trees_are_refused(name):
         module.update(p, drawn(1), module.init(p), lr=1.0, step=1, **{"momentum" if module is sgd else "beta2": 1.0})
     with pytest.raises(ShapeError, match="stack"):
         module.update(p, {k: v for k, v in drawn(1).items() if k != "stack"}, module.init(p), lr=1.0, step=1)
+
+
+@pytest.mark.parametrize("module", [adam, adamw, sgd], ids=["adam", "adamw", "sgd"])
+def test_a_table_of_integers_is_no_parameter(module: Any) -> None:
+    """It stays, decay or not, and its state too; nor has it a part in the norm, or in the clipping, of the gradient."""
+    p = {"w": np.ones((2, 2)), "router": {"table": np.array([[3, 1], [0, 2]])}}
+    dp = {"w": np.full((2, 2), 2.0), "router": {"table": np.zeros((2, 2), np.int64)}}
+    clipped, before = clip.by_global_norm(dp, 1.0)
+    assert before == 4.0 and np.array_equal(clipped["router"]["table"], dp["router"]["table"])
+    assert clipped["router"]["table"].dtype == np.int64 and np.allclose(clipped["w"], 0.5)
+    q, state = module.update(p, clipped, module.init(p), lr=0.5, step=1, decay=0.5)
+    table = q["router"]["table"]
+    assert table.dtype == np.int64 and np.array_equal(table, p["router"]["table"]) and not (q["w"] == p["w"]).any()
+    again, _ = module.update(q, clipped, state, lr=0.5, step=2, decay=0.5)
+    assert np.array_equal(again["router"]["table"], table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pymoe.backend import tree
+from pymoe.backend import is_floating, tree
 from pymoe.backend.errors import ConfigError, ShapeError
 from pymoe.backend.namespace import Array
 from pymoe.backend.tree import Tree
@@ -25,7 +25,11 @@ def is_matrix(name: str, leaf: Array) -> bool:
 
 
 def leaves(f: Callable[..., tuple[Array, ...]], p: Tree, *others: Tree) -> tuple[dict[str, Any], ...]:
-    """f(name, leaf of p, leaves of the others) -> a tuple; returns that many trees, each with the keys of p."""
+    """f(name, leaf of p, leaves of the others) -> a tuple; returns that many trees, each with the keys of p.
+
+    The others are the gradients, then the state.  A leaf of integers (a table of token ids) is no parameter: it stays,
+    and so does its state.
+    """
     flat = tree.flatten(p)
     rest = [tree.flatten(other) for other in others]
     for other in rest:
@@ -34,7 +38,12 @@ def leaves(f: Callable[..., tuple[Array, ...]], p: Tree, *others: Tree) -> tuple
                 f"parameters, gradients and optimiser state must have the same names; only in one of them: "
                 f"{sorted(flat.keys() ^ other.keys())[:5]}"
             )
-    results = {name: f(name, leaf, *(other[name] for other in rest)) for name, leaf in flat.items()}
+    results = {
+        name: f(name, leaf, *(other[name] for other in rest))
+        if is_floating(leaf)
+        else (leaf, *(other[name] for other in rest[1:]))
+        for name, leaf in flat.items()
+    }
     width = len(next(iter(results.values()), ()))
     return tuple(tree.unflatten({name: result[i] for name, result in results.items()}) for i in range(width))
 
