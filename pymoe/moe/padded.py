@@ -45,11 +45,11 @@ def make(plan: Plan, multiple: int) -> Padded:
     ends = xp.concat([xp.zeros((1,), **where), xp.cumulative_sum(wide)], axis=0)
     ends = xp.astype(ends, start.dtype, copy=False)
     rows = xp.arange(int(plan.token.shape[0]), **where)
-    place = rows + xp.take((ends - start)[:-1], xp.searchsorted(start[1:], rows, side="right"))
+    place = rows + xp.take(ends - start, xp.searchsorted(start[1:], rows, side="right"))
     padded = xp.arange(int(ends[-1]), **where)
     expert = xp.searchsorted(ends[1:], padded, side="right")
-    within = padded - xp.take(ends[:-1], expert)
-    row = within + xp.take(start[:-1], expert)
+    within = padded - xp.take(ends, expert)
+    row = within + xp.take(start, expert)
     return Padded(xp.where(within < xp.take(count, expert), row, xp.full_like(row, -1)), place, ends)
 
 

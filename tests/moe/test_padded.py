@@ -19,8 +19,9 @@ IDX = np.array([[4, 0], [4, 2], [0, 4], [4, 2], [2, 4], [4, 0], [4, 2]])  # 1, 3
     "kept", [None, RNG.random(IDX.shape) < 0.6, np.zeros(IDX.shape, bool)], ids=["all", "some", "none"]
 )
 @pytest.mark.parametrize("multiple", [1, 2, 3, 7, 8, 128])
-def test_a_loop_agrees(multiple: int, kept: np.ndarray | None) -> None:
-    plan_ = plan.make(IDX, kept, 6)
+@pytest.mark.parametrize("shift", [0, 1], ids=["the last is empty", "the first is empty"])
+def test_a_loop_agrees(multiple: int, kept: np.ndarray | None, shift: int) -> None:
+    plan_ = plan.make(IDX + shift, kept, 6)
     layout = padded.make(plan_, multiple)
     source, start = [], [0]
     for e in range(6):
