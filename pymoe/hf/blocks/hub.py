@@ -189,7 +189,7 @@ class Row(Same):
         raise ConfigError(f"{self.name} holds two blocks: it cannot be written from one of them")
 
 
-def before(given: Mapping[str, Any], cfg: Any, layer: int, prefix: str | None) -> str:
+def before(given: Mapping[str, Any], cfg: Any, layer: int | None, prefix: str | None) -> str:
     """What stands before the names of a layer in these files, such as "model.layers.3."."""
     if prefix is not None:
         return prefix
@@ -201,7 +201,11 @@ def before(given: Mapping[str, Any], cfg: Any, layer: int, prefix: str | None) -
     if len(found) != 1:
         raise CheckpointError(
             f"the files have {len(found)} tensors that end with {ends!r}, the router of a layer of {cfg.family}"
-            + (f": {', '.join(found)}; say which with prefix=" if found else ": of another family, or a dense layer")
+            + (
+                f": {', '.join(found)}; say which with prefix="
+                if found
+                else ": of another family, a dense layer, or layers of another name; prefix= says what stands before"
+            )
         )
     return found[0]
 

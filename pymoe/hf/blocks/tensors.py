@@ -76,7 +76,7 @@ def _from_files(
     given: Mapping[str, Any], cfg: AnyBlock, prefix: str | None, dtype: Any, layer: int | None, only: int | None = None
 ) -> tree.Tree:
     """The tree of one layer of published files; ``only``: the matrices of one expert."""
-    if layer is None:
+    if layer is None and prefix is None:
         raise ConfigError("files hold many layers: say which, layer=3")
     at = hub.before(given, cfg, layer, prefix)
     also = hub.HUBS[cfg.family].also if cfg.family in hub.HUBS else {}
@@ -95,7 +95,9 @@ def _from_files(
     return tree.unflatten(flat)
 
 
-def expert(path: str | os.PathLike[str], cfg: AnyBlock, e: int, *, layer: int, prefix: str | None = None) -> tree.Tree:
+def expert(
+    path: str | os.PathLike[str], cfg: AnyBlock, e: int, *, layer: int | None = None, prefix: str | None = None
+) -> tree.Tree:
     """The parameters of expert ``e`` alone, {"experts": {name: (1, ...)}}, from published files: no other is read."""
     if not 0 <= e < cfg.n_experts:
         raise IndexRangeError(f"expert must be in 0..{cfg.n_experts - 1}, got {e}")

@@ -110,6 +110,17 @@ def test_a_square_stack_of_a_family_that_turns_them_is_refused(tmp_path: Path) -
             hf.load(written(tmp_path / f"{f}.safetensors", tensors), cfg, layer=0)
 
 
+def test_layers_of_another_name_are_read_with_their_prefix(stored: Any, tmp_path: Path) -> None:  # noqa: F811
+    cfg, state, kind = block("switch_transformers", stored)
+    at = "encoder.block.1.layer.1."
+    made = {n.replace("model.layers.1.", at): a for n, a in saved("switch_transformers", kind, state).items()}
+    path = written(tmp_path / "m.safetensors", made)
+    with pytest.raises(CheckpointError, match="layers of another name; prefix= says"):
+        hf.load(path, cfg, layer=1)
+    want = tree.flatten(hf.load(state, cfg))
+    assert all(np.array_equal(a, want[n]) for n, a in tree.flatten(hf.load(path, cfg, prefix=at)).items())
+
+
 def test_what_is_wrong_with_the_files_is_named(stored: Any, tmp_path: Path) -> None:  # noqa: F811
     cfg, state, kind = block("mixtral", stored)
     tensors = saved("mixtral", kind, state)
