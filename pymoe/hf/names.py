@@ -40,10 +40,11 @@ def from_hf(given: Mapping[str, np.ndarray], cfg: LMConfig, dtype: Any, stack: S
     return tensors.load(given, _as_mixtral(cfg), Form(), dtype, stack)
 
 
-def to_hf(p: tree.Tree, cfg: LMConfig) -> dict[str, np.ndarray]:
+def to_hf(p: tree.Tree, cfg: LMConfig, *, hub: bool = True) -> dict[str, np.ndarray]:
     """The inverse, for values or gradients: the hub's names and layout, one tensor for each expert's matrix.
 
-    Tied experts are written once for each id; the router's scale is multiplied into the ways down.
+    Not ``hub``: as transformers has it in memory.  Tied experts are written once for each id; the router's scale is
+    multiplied into the ways down.
     """
     plain = _as_mixtral(cfg)
     if cfg.moe is not None:
@@ -56,7 +57,7 @@ def to_hf(p: tree.Tree, cfg: LMConfig) -> dict[str, np.ndarray]:
                 a * a.dtype.type(moe.router.scale) if name.endswith("down_proj") and moe.router.scale != 1 else a
             )
         p = tree.unflatten(flat)
-    return tensors.dump(p, plain, Form())
+    return tensors.dump(p, plain, Form(), hub=hub)
 
 
 def _as_mixtral(cfg: LMConfig) -> LMConfig:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pymoe.hf import models, names
+
 FILE = Path(__file__).with_name("vectors.json")
 IDS = np.array([[3, 18, 0, 7, 7, 11, 2, 9], [16, 5, 1, 12, 4, 0, 8, 13]])
 TARGETS = np.array([[18, 0, 7, 7, 11, 2, 9, 4], [5, 1, 12, 4, 0, 8, 13, 3]])
@@ -32,6 +34,13 @@ def probe(name: str, g: np.ndarray) -> float:
 def off(got: float, want: float, g: np.ndarray) -> float:
     """How far two probes of g are apart, by what they sum."""
     return abs(got - want) / max(float(np.abs(g).sum()), 1e-300)
+
+
+def in_memory(p: Any, found: Any) -> dict[str, np.ndarray]:
+    """A decoder's tree under the names of transformers' state dict."""
+    if found.raw["model_type"] in models.FAMILIES:
+        return models.dump(p, found.cfg, models.form(found.raw), hub=False)
+    return names.to_hf(p, found.cfg, hub=False)
 
 
 def summary(logits: Any, loss: float, gradients: dict[str, np.ndarray], tokens: list[int]) -> dict[str, Any]:

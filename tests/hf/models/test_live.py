@@ -19,7 +19,7 @@ from pymoe.hf import models  # noqa: E402
 from pymoe.hf.models import switch  # noqa: E402
 from pymoe.models import generate, lm, seq2seq  # noqa: E402
 from tests.hf.double import casts_answered_in_double, frequencies_in_double  # noqa: E402
-from tests.hf.models import tiny  # noqa: E402
+from tests.hf.models import stored, tiny  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 GREEDILY = {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
@@ -61,7 +61,7 @@ def test_logits_loss_every_gradient_and_greedy_tokens(name, tmp_path):
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, 19), torch.from_numpy(IDS[:, 1:].reshape(-1)))
     loss.backward()
     assert abs(float(out.losses["lm"]) - loss.item()) <= 1e-12 * loss.item()
-    mine = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, models.form(found.raw), hub=False)
+    mine = stored.in_memory(lm.backward(None, cache, {"lm": 1.0})[1], found)
     theirs = {n: w.grad.numpy() for n, w in m.named_parameters() if w.grad is not None}
     assert len(theirs) > 20 and theirs.keys() <= mine.keys()
     for n, g in theirs.items():
@@ -116,17 +116,17 @@ def test_switch_both_sides(name, tmp_path):
         greedy = m.generate(torch.from_numpy(ids), attention_mask=every, max_new_tokens=7, **GREEDILY)
     tokens = generate.translate(ids, found.p, found.cfg, 7, start=0)
     assert np.array_equal(greedy[:, 1:].numpy(), tokens) and len(set(tokens.ravel().tolist())) > 1
-    again, stored = switch.dump(found.p, found.cfg), load_file(tmp_path / "model.safetensors")
-    assert again.keys() == stored.keys() - ({"shared.weight"} if name == "switch untied" else set())
-    assert all(np.array_equal(again[n], stored[n]) for n in again)
+    again, kept = switch.dump(found.p, found.cfg), load_file(tmp_path / "model.safetensors")
+    assert again.keys() == kept.keys() - ({"shared.weight"} if name == "switch untied" else set())
+    assert all(np.array_equal(again[n], kept[n]) for n in again)
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "gpt_oss", "granitemoe"])
 def test_dump_is_what_the_files_hold(name, tmp_path):
     made(name, tmp_path)
-    found, stored = hf.read(str(tmp_path)), load_file(tmp_path / "model.safetensors")
+    found, kept = hf.read(str(tmp_path)), load_file(tmp_path / "model.safetensors")
     again = models.dump(found.p, found.cfg, models.form(found.raw))
-    assert again.keys() == stored.keys()
-    for n, a in stored.items():
+    assert again.keys() == kept.keys()
+    for n, a in kept.items():
         assert np.array_equal(again[n], a), n
     assert json.loads((tmp_path / "config.json").read_text()) == found.raw

@@ -9,7 +9,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from pymoe import hf
-from pymoe.hf import models
 from pymoe.hf.models import switch
 from pymoe.models import generate, lm, seq2seq
 from tests.hf.models import stored, tiny
@@ -35,7 +34,7 @@ def computed(name, folder, change=None, swap=None):
         tokens = generate.translate(stored.IDS[:1], found.p, found.cfg, stored.NEW, start=0)
     else:
         out, cache = lm.forward(stored.IDS, found.p, found.cfg, targets=stored.TARGETS)
-        dp = models.dump(lm.backward(None, cache, {"lm": 1.0})[1], found.cfg, models.form(found.raw), hub=False)
+        dp = stored.in_memory(lm.backward(None, cache, {"lm": 1.0})[1], found)
         tokens = generate.generate(stored.IDS[:1, :3], found.p, found.cfg, stored.NEW)
     loss = float(out.losses["seq2seq" if name in tiny.SWITCH else "lm"])
     return stored.summary(out.logits, loss, dp, tokens[0].tolist()), dp

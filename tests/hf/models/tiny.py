@@ -20,6 +20,9 @@ YARN = {
 }  # fmt: skip
 # name -> (model_type, the class of transformers, settings)
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mixtral": ("mixtral", "MixtralForCausalLM", {
+        "intermediate_size": 9, "num_local_experts": 5, "sliding_window": None, "num_hidden_layers": 2,
+    }),
     "qwen2_moe": ("qwen2_moe", "Qwen2MoeForCausalLM", {
         "intermediate_size": 13, "moe_intermediate_size": 9, "shared_expert_intermediate_size": 7, "num_experts": 5,
         "decoder_sparse_step": 2, "num_hidden_layers": 4, "mlp_only_layers": [1], "norm_topk_prob": True,
