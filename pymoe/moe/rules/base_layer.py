@@ -93,7 +93,10 @@ def forward(
         host = assignment.balanced(to_numpy(real(z)), None if mask is None else to_numpy(mask))
         idx = xp.asarray(host, device=device(x))
     alpha, alpha_cache = sigmoid.forward(xp.take_along_axis(z, idx, axis=1))
-    y, routing, experts_cache = form.dispatch(x, alpha, p["experts"], idx, form.of_tokens(mask, idx), cfg)
+    kept = form.of_tokens(mask, idx)
+    if kept is not None:
+        alpha = xp.where(kept, alpha, xp.zeros_like(alpha))
+    y, routing, experts_cache = form.dispatch(x, alpha, p["experts"], idx, kept, cfg)
     y = y + (1 - alpha) * x
     return form.Output(form.leave(y, frame), {}, routing), Cache(
         frame, mask, logits, idx, alpha_cache, x, experts_cache

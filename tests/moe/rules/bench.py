@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pymoe import verify
 from pymoe.backend import tree
-from pymoe.backend.errors import DtypeError, ShapeError
+from pymoe.backend.errors import ConfigError, DtypeError, ShapeError
 
 from ..frames import bits, frozen, relative
 
@@ -73,6 +74,8 @@ def padding(rule: Any, cfg: Any, losses: tuple[str, ...] = (), draws: Any = None
     given = {} if draws is None else {"draws": draws(np.ones(7, bool))}
     out, dx, dp = both(rule, cfg, dirty, p, dy, dlosses, mask=MASK, **given, **more)
     assert not out.y[~MASK].any() and not dx[~MASK].any()
+    if hasattr(out, "routing") and out.routing.kept is not None:
+        assert not out.routing.kept[~MASK].any() and not out.routing.weight[~out.routing.kept].any()
     given = {} if draws is None else {"draws": draws(MASK)}
     alone, dx_alone, dp_alone = both(rule, cfg, x[MASK], p, dy[MASK], dlosses, **given, **more)
     assert relative(out.y[MASK], alone.y) <= 64 * U64 and relative(dx[MASK], dx_alone) <= 256 * U64
@@ -105,6 +108,8 @@ def few_tokens(rule: Any, cfg: Any, draws: Any = None, **more: Any) -> None:
 
 def bad_input(rule: Any, cfg: Any, name: str, **more: Any) -> None:
     """Each error names the rule and what came."""
+    with pytest.raises(ConfigError, match="d_ff must be"):
+        dataclasses.replace(cfg, d_ff=0)
     x, p = tokens(7, cfg.d_model), parameters(rule, cfg)
     with pytest.raises(ShapeError, match=f"{name}: x must have shape"):
         rule.forward(tokens(7, cfg.d_model + 1), p, cfg, **more)

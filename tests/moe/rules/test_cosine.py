@@ -129,7 +129,15 @@ def test_an_expert_without_tokens_has_no_gradient() -> None:
     assert dp["experts.down_proj"][0].any() and not dp["experts.down_proj"][1:].any()  # all equal: the lowest id
 
 
-def test_the_first_temperature() -> None:
+def test_names_and_the_first_temperature() -> None:
+    names = ["projection", "embedding", "temperature"]
+    assert [list(cosine.init(np.random.default_rng(0), cfg)["router"]) for cfg in OPTIONS] == [
+        names,
+        ["projection", "projection_bias", "embedding", "temperature"],
+        names,
+    ]
+    plain = Config(3, 4, 4)
+    assert (plain.k, plain.d_key, plain.eps, plain.floor) == (1, 256, 1e-12, 1e-4)
     for cfg, value in zip(OPTIONS, (0.07, math.log(2), 0.07), strict=True):
         assert cosine.init(np.random.default_rng(0), cfg)["router"]["temperature"].tolist() == [value]
 

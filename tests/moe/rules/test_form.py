@@ -22,9 +22,10 @@ def test_the_experts_are_those_of_the_layer(gated: bool, bias: bool) -> None:
 
 
 def test_first_values() -> None:
-    shapes = {"a.weight": (400, 100), "a.bias": (3,), "a.scale": (2,), "b_bias": (2,)}
+    shapes = {"a.weight": (400, 100), "a.bias": (3,), "a.scale": (2,), "b_bias": (2,), "c": (30, 5, 400)}
     p = form.init(np.random.default_rng(0), shapes, np.float32, scale=3.0)
     assert abs(float(p["a"]["weight"].std()) * 10 - 1) < 0.02 and p["a"]["weight"].dtype == np.float32
+    assert abs(float(p["c"].std()) * 20 - 1) < 0.02
     assert not p["a"]["bias"].any() and not p["b_bias"].any() and p["a"]["scale"].tolist() == [3, 3]
     again = form.init(np.random.default_rng(0), shapes, np.float32, scale=3.0)
     assert np.array_equal(p["a"]["weight"], again["a"]["weight"])
@@ -39,6 +40,13 @@ def test_numbers_and_choices() -> None:
     idx = np.zeros((2, 3), int)
     assert form.of_tokens(None, idx) is None
     assert form.of_tokens(np.array([True, False]), idx).tolist() == [[True] * 3, [False] * 3]
+
+
+def test_a_cotangent_takes_the_precision_of_y_and_stays_complex() -> None:
+    frame = form.Frame("rule", (2, 3, 4), np.dtype(np.float32), ("a",))
+    dy, given = form.upstream(np.ones((2, 3, 4)), frame, {"a": 2.0})
+    assert dy.shape == (6, 4) and dy.dtype == np.float32 and float(given["a"]) == 2.0
+    assert form.upstream(np.full((2, 3, 4), 1j), frame, None)[0].dtype == np.complex128
 
 
 def test_fractions_of_the_choices() -> None:

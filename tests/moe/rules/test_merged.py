@@ -36,6 +36,7 @@ def test_loop(name: str, masked: bool) -> None:
         mask[0, :4], mask[1, 6] = False, False
     out, _ = merged.forward(x, p, cfg, mask if masked else None)
     size = cfg.segment or 7
+    assert out.gates.shape == (2, -(-7 // size), cfg.n_experts)
     flat = tree.flatten(p)
     for b in range(2):
         gates = []

@@ -105,6 +105,16 @@ def test_only_the_best_of_each_sequence_with_ties() -> None:
         assert out.routing.kept.reshape(2, 4).sum(1).tolist() == [count, count]
 
 
+def test_the_losses_of_one_token() -> None:
+    p = bench.parameters(mod, FULL)
+    x = bench.tokens(1, 3)
+    out, _ = mod.forward(x, p, dataclasses.replace(FULL, capacity=1.0))
+    r = dot(p["router"]["weight"][0].tolist(), x[0].tolist())
+    logit = guess(x[0].tolist(), tree.flatten(p))
+    assert relative(out.losses["router"], softplus(-r)) <= 1e-14
+    assert relative(out.losses["predictor"], softplus(-logit)) <= 1e-14
+
+
 def test_who_is_not_chosen_passes_by() -> None:
     x, p = bench.tokens(7, 3), bench.parameters(mod, PLAIN)
     none = dataclasses.replace(PLAIN, capacity=0.0)

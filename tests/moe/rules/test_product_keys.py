@@ -140,6 +140,7 @@ def test_the_published_sizes() -> None:
 
 
 def test_refused() -> None:
+    assert (Config(3, 1, 64).k, Config(3, 1, 64).heads, Config(3, 1, 64).d_key) == (8, 1, 0)
     for settings, words in (
         ({"n_experts": 8}, "n_experts must be a square.*got 8; the nearest below is 4"),
         ({"k": 4}, "k must not exceed the 3"),

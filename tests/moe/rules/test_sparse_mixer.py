@@ -230,6 +230,7 @@ def test_refused() -> None:
         with pytest.raises(ConfigError, match=words):
             Config(**{"d_model": 3, "d_ff": 4, "n_experts": 6, **settings})
     cfg = Config(3, 4, 6)
+    assert (cfg.k, cfg.jitter, cfg.midpoint, cfg.losses) == (2, 0.01, 1 / 3, ())
     x, p = bench.tokens(7, 3), bench.parameters(sparse_mixer, cfg)
     with pytest.raises(ShapeError, match="draws.gumbel must have shape"):
         sparse_mixer.forward(x, p, cfg, draws=sparse_mixer.draw(np.random.default_rng(0), cfg, 6))
