@@ -178,12 +178,20 @@ class MoEClassifier(PlotsRouting, learn.ClassifierMixin, NetworkEstimator):  # t
             X, y, weight = X[alive], y[alive], weight[alive]
         return _canonical(X), y, weight
 
-    def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
+    def _row_losses(self, y: np.ndarray, t: np.ndarray) -> np.ndarray:
         log_p = log_softmax.forward(y)[0]
-        q = np.full_like(y, self.label_smoothing / y.shape[1])
-        q[np.arange(len(t)), t] += 1 - self.label_smoothing
+        return np.asarray(-np.einsum("nc,nc->n", self._wanted(y, t), log_p))
+
+    def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p, q = log_softmax.forward(y)[0], self._wanted(y, t)
         loss = -float(share @ np.einsum("nc,nc->n", q, log_p))
         return loss, (np.exp(log_p) - q) * share[:, None].astype(y.dtype)
+
+    def _wanted(self, y: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """q (N, C)."""
+        q = np.full_like(y, self.label_smoothing / y.shape[1])
+        q[np.arange(len(t)), t] += 1 - self.label_smoothing
+        return q
 
     def _facts(self) -> dict[str, Any]:
         kind = self.classes_.dtype.str if self.classes_.dtype.kind != "O" else "O"

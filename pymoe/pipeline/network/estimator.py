@@ -202,18 +202,17 @@ class NetworkEstimator(learn.SparseRows, learn.BaseEstimator):  # type: ignore[m
     def _linear(self, data: Rows, l2: Sequence[float], fold: np.ndarray | None) -> linear_part.LinearPart:
         return linear_part.fit(data.x, data.t, data.weight, self._loss, l2=l2, fold=fold, outputs=self._outputs)
 
-    def _held_out(self, held: Rows) -> Callable[[dict[str, Any]], float]:
-        cfg, total = self._above_linear(), float(held.weight.sum())
+    def _held_out(self, held: Rows) -> Callable[[dict[str, Any]], np.ndarray]:
+        cfg, share = self._above_linear(), held.weight / held.weight.sum()
 
-        def loss(p: dict[str, Any]) -> float:
-            found = 0.0
-            for at in range(0, len(held.weight), ROWS):
-                part = _take(held, np.arange(at, min(at + ROWS, len(held.weight))))
-                y = model.forward(part.x, p, cfg)[0].y + part.offset
-                found += self._loss(y, part.t, part.weight / total)[0]
-            return found
+        def losses(p: dict[str, Any]) -> np.ndarray:
+            found = []
+            for at in range(0, len(share), ROWS):
+                part = _take(held, np.arange(at, min(at + ROWS, len(share))))
+                found.append(self._row_losses(model.forward(part.x, p, cfg)[0].y + part.offset, part.t))
+            return np.asarray(share * np.concatenate(found))
 
-        return loss
+        return losses
 
     def _above_linear(self) -> NetworkConfig:
         """The network but for its linear part."""
@@ -336,6 +335,9 @@ class NetworkEstimator(learn.SparseRows, learn.BaseEstimator):  # type: ignore[m
 
     def _scaled(self, targets: np.ndarray) -> np.ndarray:
         return targets
+
+    def _row_losses(self, y: np.ndarray, t: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
     def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
         raise NotImplementedError

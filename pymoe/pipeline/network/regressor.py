@@ -122,6 +122,10 @@ class MoERegressor(learn.RegressorMixin, NetworkEstimator):  # type: ignore[misc
             X, values, weight = X[alive], np.ascontiguousarray(values[alive]), weight[alive]
         return _canonical(X), values, weight
 
+    def _row_losses(self, y: np.ndarray, t: np.ndarray) -> np.ndarray:
+        apart = y - t
+        return np.asarray(0.5 * np.einsum("nm,nm->n", apart, apart))
+
     def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
         apart = y - t.astype(y.dtype)
         loss = 0.5 * float(share @ np.einsum("nm,nm->n", apart, apart))
