@@ -102,6 +102,14 @@ def test_padding_few_tokens_bad_input() -> None:
     bench.bad_input(merged, OPTIONS["lory"], "merged")
 
 
+def test_a_sequence_shorter_than_a_segment_is_one_segment() -> None:
+    """Its gates are of the mean of its own tokens, not of places that nobody fills."""
+    x, p = bench.tokens((2, 2), 3), bench.parameters(merged, OPTIONS["smear"])
+    whole, _ = merged.forward(x, p, OPTIONS["smear"])
+    short, _ = merged.forward(x, p, dataclasses.replace(OPTIONS["smear"], segment=5))
+    assert relative(short.gates, whole.gates) <= 1e-14 and relative(short.y, whole.y) <= 1e-14
+
+
 def test_padding_in_segments() -> None:
     """Padding behind a sequence, even NaN, changes nothing; a segment of padding only mixes evenly what follows."""
     cfg = OPTIONS["lory"]

@@ -123,6 +123,17 @@ def test_who_is_not_chosen_passes_by() -> None:
     assert np.array_equal(out.y, x) and np.array_equal(dx, dy) and not any(g.any() for g in dp.values())
 
 
+@pytest.mark.parametrize("select", ["router", "predictor"])
+def test_padding_is_not_chosen_by_a_guess_that_takes_all(select: str) -> None:
+    cfg, x = dataclasses.replace(FULL, select=select, losses=()), bench.tokens(7, 3)
+    p = bench.parameters(mod, cfg)
+    p = {**p, "predictor": {**p["predictor"], "fc2_bias": np.full(1, 99.0)}}
+    out, _ = mod.forward(x, p, cfg, bench.MASK)
+    kept = out.routing.kept[:, 0]
+    assert not kept[~bench.MASK].any() and (kept[bench.MASK].all() or select == "router")
+    assert out.routing.load.tolist() == [kept.sum()]
+
+
 def test_padding_few_tokens_bad_input() -> None:
     for cfg in OPTIONS:
         bench.padding(mod, cfg, cfg.losses)
