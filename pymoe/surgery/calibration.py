@@ -134,7 +134,7 @@ def _plain_inputs(cache: block.Cache) -> dict[str, np.ndarray]:
     if isinstance(feed, feed_forward.Cache):
         inputs |= {f"mlp.{feed.cfg.up_name}": feed.c_up.x, "mlp.down_proj": feed.c_down.x}
     elif feed.shared is not None:
-        up = "gate_up_proj" if feed.shared.gated else "up_proj"
+        up = "gate_up_proj" if cache.cfg.feed_forward.gated else "up_proj"
         inputs |= {f"mlp.shared.{up}": feed.shared.up.x, "mlp.shared.down_proj": feed.shared.down.x}
     return inputs
 
