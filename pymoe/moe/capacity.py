@@ -8,6 +8,7 @@ No gradient: ``kept`` is a decision.  Memory O(T K + E): ranks come from one sta
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from pymoe import kernels
@@ -86,17 +87,17 @@ def assign(
     xp = namespace(idx)
     groups = sequences if cfg.per == "sequence" else 1
     tokens, k = (int(n) for n in idx.shape)
-    size = tokens // max(groups, 1)
+    size = tokens // groups
     real_tokens = [size] * groups
     if mask is not None:
         real_tokens = [int(n) for n in xp.sum(xp.astype(xp.reshape(mask, (groups, size)), xp.int64), axis=1)]
-    group = xp.arange(tokens, dtype=xp.int64, device=device(idx)) // max(size, 1)
-    queue = idx + experts * group[:, None]
     each = [places(cfg, t, experts, k, fullest=size * k) for t in real_tokens]  # no queue is longer
-    limit = xp.take(xp.asarray([*each, 0], dtype=xp.int64, device=device(idx)), group) if groups > 1 else each[0]
-    if cfg.order == "random" and draws is not None:
-        priority = draws
-    return keep(cfg, queue, priority, alive, experts * groups, limit, drawn=draws is not None)
+    group = xp.arange(tokens, dtype=xp.int64, device=device(idx)) // max(size, 1)
+    limit = xp.take(xp.asarray(each, dtype=xp.int64, device=device(idx)), group)
+    if cfg.order == "random":
+        cfg = dataclasses.replace(cfg, order="token") if draws is None else cfg
+        priority = priority if draws is None else draws
+    return keep(cfg, idx + experts * group[:, None], priority, alive, experts * groups, limit)
 
 
 def _queue(order: str, score: Array) -> Array:
@@ -113,20 +114,10 @@ def _queue(order: str, score: Array) -> Array:
     return xp.reshape(xp.permute_dims(flat, (1, 0)), (-1,))
 
 
-def keep(
-    cfg: Capacity,
-    idx: Array,
-    score: Array,
-    alive: Array | None,
-    experts: int,
-    n_places: int | Array,
-    *,
-    drawn: bool = True,
-) -> Array:
+def keep(cfg: Capacity, idx: Array, score: Array, alive: Array | None, experts: int, n_places: int | Array) -> Array:
     """kept (T, K) bool: within ``n_places``, one number or one a token.
 
-    ``score`` (T, K) orders the queue; a choice not ``alive`` takes no place; ``drawn``: score is a draw in the order
-    "random".
+    ``score`` (T, K) orders the queue, in the order "random" it is the draw; a choice not ``alive`` takes no place.
 
     >>> import numpy as np
     >>> idx, score = np.array([[0, 1], [0, 1], [0, 2]]), np.ones((3, 2))
@@ -139,7 +130,7 @@ def keep(
     pairs = int(idx.size)
     if pairs == 0:
         return xp.zeros(idx.shape, dtype=xp.bool, device=device(idx))
-    order = {"interleaved": "token", "random": "probability" if drawn else "token"}.get(cfg.order, cfg.order)
+    order = {"interleaved": "token", "random": "probability"}.get(cfg.order, cfg.order)
     ids = idx if alive is None else xp.where(alive, idx, xp.full_like(idx, experts))  # one more queue for the dead
     kernel = kernels.of(ids)
     queue = xp.astype(_queue(order, real(score)), xp.int64)

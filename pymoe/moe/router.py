@@ -74,6 +74,7 @@ def forward(
     """
     xp = namespace(x, p["weight"])
     given = given or Given()
+    given = given._replace(sequences=max(given.sequences, 1))  # no sequence is one of no token
     draws = draws_.checked(draws, x, cfg)
     z, z_cache = logits.forward(x, p, cfg, draws, given.logits)
     decide.finite(z.h, cfg)

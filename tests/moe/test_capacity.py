@@ -16,7 +16,7 @@ from pymoe.moe.capacity import assign, keep, places
 
 from ..oracles import router_loops
 from ..oracles.loops import keep_pairs
-from .frames import frozen
+from .frames import config, frozen, make
 
 RULES = (
     "plain", "switch", "gshard", "deepspeed", "megatron", "megablocks", "tutel", "vmoe", "maxtext", "nllb", "fraction"
@@ -115,15 +115,17 @@ def test_each_sequence_has_its_own_queues_and_places() -> None:
     for rule, order in itertools.product(RULES, ORDERS):
         cfg = Capacity(0.6, 1, order=order, rule=rule, per="sequence")
         found = assign(cfg, idx, score, alive, 4, mask, sequences=3)
-        assert np.array_equal(
-            assign(cfg, idx, score, alive, 4, mask),
-            assign(dataclasses.replace(cfg, per="batch"), idx, score, alive, 4, mask),
-        )
         alone = dataclasses.replace(cfg, per="batch")
         parts = [
             assign(alone, idx[a : a + 7], score[a : a + 7], alive[a : a + 7], 4, mask[a : a + 7]) for a in (0, 7, 14)
         ]
         assert np.array_equal(found, np.concatenate(parts))
+        whole = assign(alone, idx, score, alive, 4, mask)
+        places_ = places(alone, int(mask.sum()), 4, 2, fullest=42)
+        assert np.array_equal(whole, keep(alone, idx, score, alive, 4, places_)), "C of the real tokens"
+        assert np.array_equal(whole, assign(alone, idx, score, alive, 4, mask, sequences=3)), (
+            "one batch, whatever it holds"
+        )
         if rule not in ("megablocks", "nllb", "fraction"):
             assert not np.array_equal(found, assign(alone, idx, score, alive, 4, mask)) or order == "token"
 
@@ -153,6 +155,7 @@ def test_places_of_the_plain_rule(cfg: Capacity, tokens: int, experts: int, k: i
         (Capacity(9.0, 0, rule="switch"), 5, 4, 1, 5),
         (Capacity(9.0, rule="gshard"), 19, 7, 2, 5),  # 2 T // E, no factor
         (Capacity(1.0, 4, rule="deepspeed"), 19, 7, 2, 6),  # ceil(5.43)
+        (Capacity(1.5, 4, rule="deepspeed"), 19, 7, 2, 9),  # ceil(8.14)
         (Capacity(1.0, 4, rule="deepspeed"), 2, 7, 2, 4),  # may exceed T
         (Capacity(1.0, rule="megatron"), 19, 7, 2, 6),
         (Capacity(8.0, rule="megatron"), 5, 4, 2, 5),  # clamped to T
@@ -195,6 +198,7 @@ def test_megablocks_of_factor_0_and_tutel_of_0_drop_nothing() -> None:
     for rule in ("megablocks", "tutel"):
         for per, sequences in (("batch", 1), ("sequence", 3)):
             assert assign(Capacity(0.0, rule=rule, per=per), idx, np.ones((30, 2)), None, 5, sequences=sequences).all()
+    assert assign(Capacity(0.0, rule="megablocks"), np.zeros((5, 2), np.int64), np.ones((5, 2)), None, 3).all()
     alive = frozen(rng.random((30, 2)) < 0.5)
     assert np.array_equal(assign(Capacity(0.0, rule="tutel"), idx, np.ones((30, 2)), alive, 5), alive)
     assert not assign(Capacity(-0.2, rule="tutel"), idx, np.ones((30, 2)), None, 5).all()
@@ -212,3 +216,13 @@ def test_the_two_offset_rules_coincide_in_who_is_kept_and_not_in_the_positions()
     idx = np.stack([first, second], axis=1)
     kept = keep(Capacity(order="choice"), idx, np.ones((4, 2)), None, 2, c)
     assert kept.tolist() == [[True, True], [True, False], [False, False], [True, False]]
+
+
+def test_no_token_and_no_sequence() -> None:
+    idx = np.zeros((0, 2), np.int64)
+    for per in ("batch", "sequence"):
+        assert assign(Capacity(per=per, rule="nllb"), idx, np.ones((0, 2)), None, 3).shape == (0, 2)
+        over = {"balance_over": "sequence", "losses": ("balance",), "capacity": Capacity(per=per)}
+        f = make(config(**over), (0, 4))
+        out, dx, _ = f.both()
+        assert out.y.shape == dx.shape == (0, 4, 3) and float(out.losses["balance"]) == 0

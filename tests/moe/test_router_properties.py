@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from pymoe import moe, presets
 from pymoe.backend.errors import ConfigError, IndexRangeError, ShapeError
 from pymoe.moe import Draws, Given, RouterConfig, router
+from pymoe.moe.select import top_p
 
 from .frames import U64, bits, config, frozen, make
 from .test_router import route
@@ -129,6 +130,14 @@ def test_top_p_takes_the_fewest_that_hold_the_share(z: np.ndarray, share: float)
     fewer = route(z, select="top_p", top_p=share / 2, k=e)
     assert not (fewer.kept & ~r.kept).any(), "a smaller share takes a subset"
     assert np.abs(route(z, select="top_p", top_p=share, k=e, norm="l1").weight.sum(1) - 1).max() <= 16 * U64
+
+
+def test_top_p_stops_where_the_share_is_reached_and_is_of_the_sum() -> None:
+    """Exactly half is enough for half; scores that do not sum to 1 are compared with their sum."""
+    cfg = RouterConfig(3, 3, select="top_p", top_p=0.5)
+    for c in ([0.5, 0.25, 0.25], [2.0, 1.0, 1.0], [0.25, 0.125, 0.125]):
+        assert top_p.select(np.array([c]), cfg)[1].tolist() == [[True, False, False]]
+    assert top_p.select(np.zeros((1, 3)), cfg)[1].tolist() == [[False] * 3], "nothing to share out"
 
 
 # ---- null experts ----

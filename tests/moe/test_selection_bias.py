@@ -126,6 +126,13 @@ def test_the_step_of_micro_batches_is_that_of_the_whole_batch() -> None:
     assert np.array_equal(frequency, wanted), "counts and frequencies, each with its own mean"
 
 
+def test_counts_are_integers_and_only_named_micro_batches_are_remembered() -> None:
+    counts = selection_bias.none(np.zeros(2, np.float32))
+    assert counts.n.dtype == np.int64 and counts.seen == frozenset()
+    twice = selection_bias.add(selection_bias.add(counts, np.array([1, 2])), np.array([1, 2]))
+    assert twice.n.tolist() == [2, 4] and twice.n.dtype == np.int64 and twice.seen == frozenset()
+
+
 def test_add_refuses_the_load_of_another_layer() -> None:
     with pytest.raises(ShapeError, match=r"load must have shape \(3,\), got \(4,\)"):
         selection_bias.add(selection_bias.none(np.zeros(3)), np.zeros(4, np.int64))

@@ -16,6 +16,7 @@ REASONS: dict[str, list[str]] = {
     ],
     "the array has two axes (or one): the default axis, the last one and axis 1 are the same": [
         "pymoe.moe.losses.load:forward: xp.take_along_axis(h, best, axis=1) -> xp.take_along_axis(h, best)",
+        "pymoe.moe.select.top_p:select: xp.take_along_axis(c, idx, axis=1) -> xp.take_along_axis(c, idx)",
         "pymoe.moe.decide:choose: xp.sort(idx, axis=1) -> xp.sort(idx)",
         "pymoe.moe.router:forward: xp.take_along_axis(s, idx, axis=1) -> xp.take_along_axis(s, idx)",
         "pymoe.moe.router:forward: xp.take_along_axis(z.h, idx, axis=1) -> xp.take_along_axis(z.h, idx)",

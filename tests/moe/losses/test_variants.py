@@ -93,6 +93,15 @@ def test_pooled_equals_balance_for_one_layer_but_for_the_factor_k() -> None:
     assert float(pooled.forward(Z[None], 2)[0]) == pytest.approx(2 * float(wanted), rel=1e-14)
 
 
+def test_pooled_edges() -> None:
+    """No real token: 0, no gradient; one token: its share; another factor: its multiple."""
+    loss, cache = pooled.forward(np.ones((2, 3, 4)), 2, np.zeros(3, bool))
+    assert float(loss) == 0 and not pooled.backward(np.ones(()), cache)[0].any()
+    one = np.log(np.array([[[0.5, 0.3, 0.2]]]))
+    assert float(pooled.forward(one, 1)[0]) == pytest.approx(3 * 0.5, rel=1e-14)
+    assert float(pooled.forward(one, 1, factor=0.25)[0]) == pytest.approx(0.25 * 0.5, rel=1e-14)
+
+
 def test_the_factors_in_the_wild() -> None:
     """mesh and DeepSpeed E² mean(me ce), Megatron E/(k T²) Σ count Σ p, Tutel E/T² Σ Σ: the same number."""
     counts, p_sum, e, t, k = F * 14, S.sum(0), 6, 7, 2
@@ -127,10 +136,35 @@ def test_l1_and_entropy_by_hand() -> None:
     s = np.array([[0.5, 0.0, 0.25], [1.0, 0.0, 0.0]])
     # f = 3/(1·2) · (2, 0, 1);  Σ f R = 3 · 1.5 + 1.5 · 0.25
     assert float(l1.forward(s, 1)[0]) == pytest.approx((3 * 1.5 + 1.5 * 0.25) / 6, rel=1e-15)
+    masked = l1.forward(np.array([[0.5, 0.0, 0.25], [1.0, 1.0, 0.0]]), 1, np.array([True, False]))[0]
+    assert float(masked) == pytest.approx((3 * 0.5 + 3 * 0.25) / 3, rel=1e-15)
     z = np.array([[0.0, -np.inf, 0.0], [9.0, -np.inf, -np.inf]])
     loss, cache = entropy.forward(z)
     assert float(loss) == pytest.approx(math.log(2) / 2, rel=1e-15)
     assert np.isfinite(entropy.backward(np.ones(()), cache)[0]).all()
+
+
+def test_l1_and_entropy_of_one_token_and_of_none() -> None:
+    s, z = np.array([[0.5, 0.0, 0.25]]), np.log(np.array([[0.5, 0.5]]))
+    loss, cache = l1.forward(s, 1)
+    assert float(loss) == pytest.approx((3 * 0.5 + 3 * 0.25) / 3, rel=1e-15)
+    assert np.allclose(l1.backward(np.ones(()), cache)[0], [[1.0, 0.0, 1.0]], rtol=1e-15)
+    loss, cache = entropy.forward(z)
+    assert float(loss) == pytest.approx(math.log(2), rel=1e-15)
+    tilted = np.log(np.array([[0.75, 0.25]]))
+    _, cache = entropy.forward(tilted)
+    h = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    wanted = [-0.75 * (math.log(0.75) + h), -0.25 * (math.log(0.25) + h)]
+    assert np.allclose(entropy.backward(np.ones(()), cache)[0], [wanted], rtol=1e-14)
+    for module, x, more in ((l1, s, (1,)), (entropy, z, ())):
+        for given, mask in ((x, np.zeros(1, bool)), (x[:0], None)):
+            loss, cache = module.forward(given, *more, mask)
+            assert float(loss) == 0 and not module.backward(np.ones(()), cache)[0].any()
+
+
+def test_l1_accumulates_in_double_precision() -> None:
+    s = np.full((1 << 15, 1), 1.0 + 2.0**-20, np.float32)
+    assert float(l1.forward(s, 1)[0]) == 1.0 + 2.0**-20
 
 
 # ---- the global batch and its parts ----
