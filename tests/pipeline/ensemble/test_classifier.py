@@ -300,3 +300,17 @@ def test_groups_at_prediction_need_experts_of_groups() -> None:
     model = SparseExpertClassifier(2, random_state=0).fit(X, Y)
     with pytest.raises(ConfigError, match='need subsets="group"'):
         model.predict(X, groups=G)
+
+
+def test_plot_routing_names_the_groups(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 3))
+    group, y = np.where(x[:, 0] > 0, "film", "news"), np.where(x[:, 0] > 0, "high", "low")
+    model = SparseExpertClassifier(subsets="group", random_state=0).fit(x, y, groups=group)
+    axes = model.plot_routing(x, y, groups=group).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["film", "news"]
+    shown = np.asarray(axes.images[0].get_array())
+    assert (shown == 100 * np.eye(2)).all()  # each class is of one group, whose expert alone answers
+    mixed = np.asarray(model.plot_routing(x, y).axes[0].images[0].get_array())
+    assert np.abs(mixed - shown).max() > 1  # control: without the groups all experts answer
