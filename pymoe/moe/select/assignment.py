@@ -43,8 +43,6 @@ def balanced(c: np.ndarray, real_token: np.ndarray | None = None) -> np.ndarray:
 
     idx = np.zeros((c.shape[0], 1), np.int64)
     alive = np.arange(c.shape[0]) if real_token is None else np.flatnonzero(real_token)
-    if not alive.size:
-        return idx
     wanted = c[alive]
     if not np.isfinite(wanted).all():
         raise NonFiniteError("a balanced assignment needs finite preferences: an expert that is masked has no price")

@@ -111,6 +111,7 @@ def test_first_values_are_near_the_middle_of_the_step() -> None:
     cfg = Config(30, 2, 16, k=4, gamma=2.0)
     w = dselect_k.init(np.random.default_rng(0), cfg)["router"]
     assert 0.015 < np.abs(w["selector_weight"]).max() <= 0.02 and 0 < np.abs(w["selector_bias"]).max() <= 0.02
+    assert w["selector_weight"].min() < -0.01 and w["selector_weight"].max() > 0.01
     assert np.abs(w["mix_weight"]).max() > 0.1 and not w["mix_bias"].any()
     assert [Config(3, 2, e).bits for e in (2, 3, 4, 5, 8, 9)] == [1, 2, 2, 3, 3, 4]
 

@@ -91,6 +91,14 @@ def test_ties_go_to_the_first_token_and_nobody_left_out_divides_by_zero() -> Non
     assert not out.y[1:].any() and np.isfinite(dx).all() and all(g.any() for n, g in dp.items() if n != "router.weight")
 
 
+def test_an_expert_takes_no_padding_even_where_its_scores_are_all_zero() -> None:
+    cfg = Config(1, 2, 2, factor=1.0)
+    p = {**bench.parameters(experts_choose, cfg), "router": {"weight": np.array([[1000.0], [-1000.0]])}}
+    mask = np.array([False, True, False, True])
+    out, _ = experts_choose.forward(np.ones((4, 1)), p, cfg, mask)
+    assert out.routing.kept.tolist() == [[False, False], [True, True], [False, False], [False, False]]
+
+
 def test_padding_few_tokens_bad_input() -> None:
     for cfg in OPTIONS:
         bench.padding(experts_choose, cfg)
