@@ -42,8 +42,7 @@ def make(plan: Plan, multiple: int) -> Padded:
     where = {"dtype": start.dtype, "device": device(start)}
     count = start[1:] - start[:-1]
     wide = (count + (multiple - 1)) // multiple * multiple
-    ends = xp.concat([xp.zeros((1,), **where), xp.cumulative_sum(wide)], axis=0)
-    ends = xp.astype(ends, start.dtype, copy=False)
+    ends = xp.concat([xp.zeros((1,), **where), xp.cumulative_sum(wide)])
     rows = xp.arange(int(plan.token.shape[0]), **where)
     place = rows + xp.take(ends - start, xp.searchsorted(start[1:], rows, side="right"))
     padded = xp.arange(int(ends[-1]), **where)

@@ -44,7 +44,7 @@ def settings(cfg: MoEConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def both(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def both(f: Frame, precise: Frame | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What pymoe says (of f) and what the loops say (of ``precise``, by default f), by name."""
     out, cache = f.forward()
     seen: dict[str, Any] = {}
@@ -56,8 +56,9 @@ def both(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> tuple[dict
         seen["x of the router"] = dx
         return dx, dp
 
-    monkeypatch.setattr(layer.router, "backward", spy)
-    dx, dp = moe.backward(f.dy, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer.router, "backward", spy)
+        dx, dp = moe.backward(f.dy, cache)
     r = out.routing
     kept = np.ones(r.idx.shape, bool) if r.kept is None else r.kept
     real = np.ones(len(r.idx), bool) if f.mask is None else f.mask.reshape(-1)
@@ -82,10 +83,10 @@ def both(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> tuple[dict
     return found, want | {n: np.reshape(s, found[n].shape) for n, s in slopes.items()}
 
 
-def errors(f: Frame, monkeypatch: Any, precise: Frame | None = None) -> dict[str, float]:
+def errors(f: Frame, precise: Frame | None = None) -> dict[str, float]:
     """Relative to a tensor's maximum, but a gradient far below the others (a weight that a norm takes out again) to an
     eighth of the largest: it is a sum of such numbers."""
-    found, want = both(f, monkeypatch, precise)
+    found, want = both(f, precise)
     floor = max(float(np.abs(g).max(initial=0.0)) for n, g in want.items() if n != "y") / 8
     return {
         n: relative(found[n], g) * min(1.0, float(np.abs(g).max(initial=0.0)) / floor) if n != "y" and g.any() else
@@ -99,16 +100,16 @@ def small(name: str) -> Frame:
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_agrees_with_the_loops(name: str, monkeypatch: Any) -> None:
-    wrong = {n: f"{e / U64:.0f} u" for n, e in errors(small(name), monkeypatch).items() if not e <= TOLERANCE}
+def test_agrees_with_the_loops(name: str) -> None:
+    wrong = {n: f"{e / U64:.0f} u" for n, e in errors(small(name)).items() if not e <= TOLERANCE}
     assert not wrong, wrong
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(COMBINATIONS)[::4])
-def test_float32_stays_within_64_units(name: str, monkeypatch: Any) -> None:
+def test_float32_stays_within_64_units(name: str) -> None:
     single = small(name).astype(np.float32)
-    wrong = {n: e / U32 for n, e in errors(single, monkeypatch, single.astype(np.float64)).items() if not e <= 64 * U32}
+    wrong = {n: e / U32 for n, e in errors(single, single.astype(np.float64)).items() if not e <= 64 * U32}
     assert not wrong, wrong
 
 
