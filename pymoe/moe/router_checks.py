@@ -134,6 +134,8 @@ def _second(cfg: RouterConfig) -> None:
             raise ConfigError(
                 f"second_threshold is for k=2 and must be positive, got {cfg.second_threshold} with k={cfg.k}"
             )
+    if cfg.second_policy == "threshold" and cfg.second_threshold is None:
+        raise ConfigError("second_policy='threshold' needs second_threshold, got None")
     if cfg.second_policy == "none" and cfg.k != 2:
         raise ConfigError(f"second_policy='none' is for k=2, got k={cfg.k}")
     if cfg.sample != "none" and (cfg.select != "topk" or cfg.selection_bias):
@@ -182,6 +184,8 @@ def _weights(cfg: RouterConfig) -> None:
             )
     if cfg.gate_residual and cfg.n_shared_logits:
         raise ConfigError("gate_residual adds up logits of the same ids: not with the logits of shared experts")
+    if cfg.null_balance != "each" and not cfg.null_experts:
+        raise ConfigError(f"null_balance={cfg.null_balance!r} is about null_experts, and there are none")
     if cfg.null_norm != "all" and (not cfg.null_experts or cfg.norm not in ("l1", "clamp", "lp")):
         raise ConfigError(
             f"null_norm={cfg.null_norm!r} leaves null experts out of a norm: it needs null_experts, and norm 'l1', "
@@ -197,6 +201,10 @@ def _sources(cfg: RouterConfig) -> None:
             "select='table' needs table_size, the number of token ids, and nothing else does: "
             f"got select={cfg.select!r}, table_size={cfg.table_size}"
         )
+    if cfg.select == "assignment" and cfg.k != 1:
+        raise ConfigError(f"a balanced assignment gives each token one expert: it needs k=1, got k={cfg.k}")
+    if cfg.select == "sinkhorn" and cfg.selection_bias:
+        raise ConfigError("select='sinkhorn' balances the columns itself: a selection bias on one would be taken out")
     if cfg.select in ("table", "given", "top_p") and cfg.selection_bias:
         raise ConfigError(f"select={cfg.select!r} compares nothing that a selection bias could move")
     if cfg.select == "top_p" and not 0 < cfg.top_p <= 1:

@@ -20,13 +20,19 @@ ORDERS = ("token", "interleaved", "choice", "score", "score_token", "probability
 PLACES = (
     "plain", "switch", "gshard", "deepspeed", "megatron", "megablocks", "tutel", "vmoe", "maxtext", "nllb", "fraction",
 )  # fmt: skip
+READ_BY: dict[str, tuple[str, ...]] = {  # which rules have this in their formula
+    "minimum": ("plain", "switch", "gshard", "deepspeed", "megatron"),
+    "rounding": ("plain", "vmoe"),
+    "multiple": ("tutel", "vmoe"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Capacity:
     """How many tokens an expert takes, and which are dropped when more want it.
 
-    T counts real tokens only, E experts, K choices; cf is ``factor``, m ``minimum``.
+    T counts real tokens only, E experts, K choices; cf is ``factor``, m ``minimum``.  A minimum, a rounding or a
+    multiple that the rule does not have is refused.
 
     ============= =====================================================================================================
     rule          C, the places of each expert
@@ -80,6 +86,12 @@ class Capacity:
         check_integer("capacity minimum", self.minimum, 0)
         check_integer("capacity multiple", self.multiple)
         one_of("capacity rounding", self.rounding, ("floor", "ceil", "round"))
+        for name, rules in READ_BY.items():
+            value = getattr(self, name)
+            if value != getattr(Capacity, name) and self.rule not in rules:
+                raise ConfigError(
+                    f"the capacity rule {self.rule!r} has no {name}, got {value!r}: it belongs to {', '.join(rules)}"
+                )
         one_of("capacity order", self.order, ORDERS)
         one_of("capacity renorm", self.renorm, ("before", "after"))
         one_of("capacity priority", self.priority, ("score", "weight"))

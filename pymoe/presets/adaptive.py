@@ -31,11 +31,11 @@ def top_p(d_model: int, d_ff: int, n_experts: int = 16, k: int | None = None, **
 
 
 def adamoe(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
-    """AdaMoE: as many null experts that give 0 as true ones, and 2 k choices; renormalised over the true ones only.
+    """AdaMoE: k choices among the true experts and as many null ones that give 0; renormalised over the true ones.
 
     g_e = p_e / Σ_{true chosen} p;  a null choice has weight 0 and no gradient; a token of null choices only gets 0.  In
     the balance loss all null experts have the mean of their f, since which of them is taken does not matter.
-    arXiv:2406.13233.  k counts the choices; null ones are among them.
+    arXiv:2406.13233.  Trap: k counts null choices too, so a token has fewer than k true ones on average.
     """
     defaults = {
         "norm": "l1", "null_norm": "true", "null_balance": "mean", "null_experts": ("zero",) * n_experts,
@@ -48,7 +48,8 @@ def moe_plus_plus(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **set
     """MoE++: a zero expert, a copy expert and constant experts beside the true ones.  arXiv:2410.07348.
 
     copy x;  constant α x + β v, (α, β) = softmax(W_c x), v trained;  zero 0: its weight is 0 and the others are
-    renormalised without it.  Not here: the residual of the logits from the router of the layer before.
+    renormalised without it.  ``gate_residual=True`` adds W_g times the logits of the layer before,
+    which only the layers after the first can have (``moe.gate_residual``).
     """
     defaults = {
         "norm": "l1", "null_norm": "nonzero", "null_experts": ("zero", "copy", "constant", "constant"),

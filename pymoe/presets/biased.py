@@ -22,7 +22,8 @@ def deepseek_v3(d_model: int, d_ff: int, n_experts: int = 256, k: int = 8, **set
     arXiv:2412.19437, eq. 12-16.  s = σ(z);  g = 2.5 s[idx] / Σ s[idx];  dz = s (1 - s) ds.  The other groups count as
     -inf: with 0 in its place a forbidden expert enters as soon as a kept s + b is negative.  The authors have no ε,
     ports add 1e-20.  ``balance_over="sequence"`` is the paper's loss, eq. 17-20, with f of the *unbiased* scores; a
-    port that took softmax shares for it balanced another router.
+    port that took softmax shares for it balanced another router.  As released: ``n_group=8, topk_group=4,
+    d_shared=d_ff``; here one group and no shared expert unless said, since not every E has eight groups.
     """
     defaults = {
         **SIGMOID,

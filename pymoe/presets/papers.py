@@ -53,7 +53,8 @@ def switch(d_model: int, d_ff: int, n_experts: int = 8, k: int = 1, **settings: 
 def gshard(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settings: Any) -> MoEConfig:
     """GShard top-2: renormalised before the drop, first choices first, f from first choices.  arXiv:2006.16668, alg. 1.
 
-    The family of mesh.  Its policies for the second choice, of renormalised weight g₂: all; ``second_policy="none"``;
+    The family of mesh, which adds ``eps=1e-9`` to the sum and has the capacity of ``switch``.
+    Its policies for the second choice, of renormalised weight g₂: all; ``second_policy="none"``;
     ``second_policy="threshold"`` and "random" with ``second_threshold`` (mesh 0.2; with draws kept with probability
     min(1, g₂ / threshold); fastmoe's 2 g₂ >= U is 0.5).  A dropped choice still has a gradient through the sum.
     ``losses=("balance", "balance_second")`` is mesh's second place, its weight 0.5.  Trap: the second choices queue

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pymoe.moe import Capacity
 from pymoe.moe.capacity import assign, keep, places
+from pymoe.moe.router_config import READ_BY
 
 from ..oracles import router_loops
 from ..oracles.loops import keep_pairs
@@ -113,7 +114,7 @@ def test_each_sequence_has_its_own_queues_and_places() -> None:
     score, mask = frozen(rng.random((21, 2))), frozen(rng.random(21) < 0.7)
     alive = frozen(np.broadcast_to(mask[:, None], idx.shape).copy())
     for rule, order in itertools.product(RULES, ORDERS):
-        cfg = Capacity(0.6, 1, order=order, rule=rule, per="sequence")
+        cfg = Capacity(0.6, 1 if rule in READ_BY["minimum"] else 0, order=order, rule=rule, per="sequence")
         found = assign(cfg, idx, score, alive, 4, mask, sequences=3)
         alone = dataclasses.replace(cfg, per="batch")
         parts = [
@@ -187,7 +188,8 @@ def test_places_of_every_rule(cfg: Capacity, tokens: int, experts: int, k: int, 
 def test_the_rules_agree_with_the_loops(
     rule: str, cf: float, least: int, rounding: str, tokens: int, experts: int, k: int
 ) -> None:
-    cfg = Capacity(cf, least, rounding, rule=rule, multiple=3)
+    said = {"minimum": least, "rounding": rounding, "multiple": 3}
+    cfg = Capacity(cf, rule=rule, **{n: v for n, v in said.items() if rule in READ_BY[n]})  # type: ignore[arg-type]
     wanted = router_loops.places(dataclasses.asdict(cfg), tokens, experts, k, 13)
     assert places(cfg, tokens, experts, k, 13) == wanted
 

@@ -93,6 +93,10 @@ BAD_ROUTER: list[tuple[dict[str, Any], str]] = [
     ),
     ({"noise": "gaussian", "noise_std": 0.0, "losses": ("load",)}, "noise_std must be positive"),
     ({"group_best": 0}, "group_best must be an integer of at least 1, got 0"),
+    ({"second_policy": "threshold"}, "second_policy='threshold' needs second_threshold"),
+    ({"select": "assignment"}, "a balanced assignment gives each token one expert: it needs k=1, got k=2"),
+    ({"select": "sinkhorn", "selection_bias": True}, "select='sinkhorn' balances the columns itself"),
+    ({"null_balance": "mean"}, "null_balance='mean' is about null_experts, and there are none"),
 ]
 BAD_CAPACITY: list[tuple[dict[str, Any], str]] = [
     ({"factor": -1.0}, "capacity factor must be a finite number and at least 0, got -1.0"),
@@ -108,6 +112,9 @@ BAD_CAPACITY: list[tuple[dict[str, Any], str]] = [
     ({"priority": "logit"}, "capacity priority must be one of"),
     ({"per": "token"}, "capacity per must be one of"),
     ({"rule": "vmoe", "factor": -1.0}, "capacity factor must be a finite number and at least 0, got -1.0"),
+    ({"rule": "vmoe", "minimum": 4}, "the capacity rule 'vmoe' has no minimum, got 4: it belongs to plain, switch"),
+    ({"rule": "megatron", "multiple": 8}, "the capacity rule 'megatron' has no multiple, got 8: .* tutel, vmoe"),
+    ({"rule": "deepspeed", "rounding": "ceil"}, "the capacity rule 'deepspeed' has no rounding, got 'ceil': .* plain"),
 ]
 JOINT = RouterConfig(4, 2, score="sigmoid", norm="joint", n_shared_logits=2)
 BAD_LAYER: list[tuple[dict[str, Any], str]] = [

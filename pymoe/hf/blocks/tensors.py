@@ -180,7 +180,13 @@ def _layout(layouts: Mapping[str, Layout], own: str, family: Family) -> Layout:
 def _checked(given: Mapping[str, Any], name: str, want: Shape, prefix: str, dtype: Any) -> Any:
     if name not in given:
         raise CheckpointError(f"the state dict has no tensor {prefix}{name}: it is incomplete, or of another family")
-    a = np.asarray(given[name])
+    try:
+        a = np.asarray(given[name])
+    except TypeError:  # torch has no NumPy array for bfloat16
+        raise CheckpointError(
+            f"tensor {prefix}{name} of type {type(given[name]).__name__} has no NumPy array: hand over arrays "
+            "(of torch's bfloat16: t.float().numpy()), or the path of the safetensors files"
+        ) from None
     if tuple(a.shape) != tuple(want):
         turned = len(want) >= 2 and tuple(a.shape) == (*want[:-2], want[-1], want[-2])
         hint = ": that is its transpose, stored by another convention" if turned else ""

@@ -6,7 +6,7 @@ The expert at which the sum reaches p* is taken too, so the first always is.  k 
 token of which no score is left (all 0) takes none.
 
 Source: Huang et al., *Harder Tasks Need More Experts*, arXiv:2403.07652, beside which it has an entropy loss: without
-one the router can hold p* with one expert less by flattening nothing at all, that is by spreading.
+one a router that spreads its scores gets more experts for every token, and nothing holds it back.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pymoe.moe.router_config import RouterConfig
 from pymoe.verify.explain import fields, steps
 from pymoe.verify.explain.catalogue import KINDS, Entry, find
 
-GROUPS = {"n_group": 2, "topk_group": 1}  # of the four experts of an example
+GROUPS = {"n_experts": 6, "n_group": 3, "topk_group": 2}  # so that a group falls away and a choice is left
 # what the config class of a family leaves open
 OPEN: dict[str, dict[str, Any]] = {
     "dots3_note.vision": {"scale": 2.5},
@@ -52,10 +52,10 @@ def page(name: str, *, seed: int = 0) -> str:
 
 
 def example(entry: Entry) -> MoEConfig:
-    """The preset at the sizes of an example: four experts, at most two choices, two groups where it has groups.
+    """The preset at the sizes of an example: four experts, at most two choices; six of them where it has groups.
 
     >>> example(find("deepseek_v3")).router.n_group
-    2
+    3
     """
     if entry.kind == "model":
         return _model(entry.name)
@@ -65,7 +65,7 @@ def example(entry: Entry) -> MoEConfig:
     smaller = {n: v for n, v in smaller.items() if n in accepted}
     cfg: MoEConfig = entry.target(steps.D, steps.F, **smaller)
     if cfg.router.select == "group_limited":
-        cfg = entry.target(steps.D, steps.F, **smaller, **GROUPS)
+        cfg = entry.target(steps.D, steps.F, **(smaller | GROUPS))
     return cfg
 
 

@@ -144,3 +144,11 @@ def test_settings_of_no_family_and_trees_of_other_settings_are_refused() -> None
     wider = dataclasses.replace(cfg, d_shared=3)
     with pytest.raises(ConfigError, match="mixtral has no place for shared"):
         hf.dump(moe.init(np.random.default_rng(0), wider), wider)
+
+
+def test_a_tensor_that_has_no_numpy_array_is_named() -> None:
+    torch = pytest.importorskip("torch")
+    arrays, cfg = state()
+    given = changed(arrays, "gate.weight", torch.zeros(6, 8, dtype=torch.bfloat16))
+    with pytest.raises(CheckpointError, match="tensor x.gate.weight of type Tensor has no NumPy array"):
+        hf.load({f"x.{name}": a for name, a in given.items()}, cfg, prefix="x.")

@@ -46,9 +46,8 @@ def by_hand(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     idx, g, ds = [], [], np.zeros((tokens, experts))
     for t in range(tokens):
         c = [s[t][e] + b[e] for e in range(experts)]
-        groups = [c[0] + c[1], c[2] + c[3]]
-        first = 0 if groups[0] >= groups[1] else 2
-        best = sorted((first, first + 1), key=lambda e: -c[e])
+        groups = sorted((0, 2, 4), key=lambda e: -(c[e] + c[e + 1]))[:2]
+        best = sorted((e + i for e in groups for i in (0, 1)), key=lambda e: -c[e])[:2]
         total = sum(s[t][e] for e in best)
         idx.append(best)
         g.append([2.5 * s[t][e] / total for e in best])
@@ -66,6 +65,8 @@ def test_the_numbers_of_deepseek_v3_are_those_of_its_formulas() -> None:
     found = {s.symbol: np.asarray(s.value) for s in steps.steps(example(explain.find("deepseek_v3")))}
     assert gap(found) < 1e-14
     assert gap(found | {"ds": found["ds"] * 1.001}) > 1e-4  # control
+    unbiased = np.argsort(-found["s"], axis=1, kind="stable")[:, :2]
+    assert not np.array_equal(found["idx"], unbiased), "the example shows what the bias does"
 
 
 def test_a_name_that_does_not_exist_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
