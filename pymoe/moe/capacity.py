@@ -92,7 +92,7 @@ def assign(
     if mask is not None:
         real_tokens = [int(n) for n in xp.sum(xp.astype(xp.reshape(mask, (groups, size)), xp.int64), axis=1)]
     each = [places(cfg, t, experts, k, fullest=size * k) for t in real_tokens]  # no queue is longer
-    group = xp.arange(tokens, dtype=xp.int64, device=device(idx)) // max(size, 1)
+    group = xp.arange(tokens, dtype=xp.int64, device=device(idx)) // size  # of no token: none
     limit = xp.take(xp.asarray(each, dtype=xp.int64, device=device(idx)), group)
     if cfg.order == "random":
         cfg = dataclasses.replace(cfg, order="token") if draws is None else cfg

@@ -220,6 +220,27 @@ def test_the_two_offset_rules_coincide_in_who_is_kept_and_not_in_the_positions()
     assert kept.tolist() == [[True, True], [True, False], [False, False], [True, False]]
 
 
+def test_defaults_and_sequences_of_one_token() -> None:
+    assert places(Capacity(0.0, rule="megablocks"), 5, 3, 1) == 0
+    rng = np.random.default_rng(4)
+    idx, score = frozen(rng.integers(0, 3, (9, 1))), frozen(rng.random((9, 1)))
+    cfg = Capacity(0.5, per="sequence", order="probability")
+    assert np.array_equal(
+        assign(cfg, idx, score, None, 3), assign(dataclasses.replace(cfg, per="batch"), idx, score, None, 3)
+    )
+    one = Capacity(0.0, 1, per="sequence")
+    assert assign(one, idx, score, None, 3, sequences=9).all(), "each token has queues of its own"
+
+
+@pytest.mark.parametrize("order", ["probability", "score", "score_token"])
+def test_equal_priorities_are_served_in_token_order(order: str) -> None:
+    score = np.random.default_rng(0).integers(0, 3, (3000, 1)) / 2.0
+    served = sorted(range(3000), key=lambda t: (-score[t, 0], t))
+    for c in (700, 1500, 2500):
+        kept = keep(Capacity(order=order), np.zeros((3000, 1), np.int64), score, None, 1, c)
+        assert np.flatnonzero(kept).tolist() == sorted(served[:c])
+
+
 def test_no_token_and_no_sequence() -> None:
     idx = np.zeros((0, 2), np.int64)
     for per in ("batch", "sequence"):
