@@ -52,7 +52,7 @@ def page(name: str, *, seed: int = 0) -> str:
 
 
 def example(entry: Entry) -> MoEConfig:
-    """The preset at the sizes of an example: four experts, at most two choices; six of them where it has groups.
+    """The preset at the sizes of an example: four experts and two choices, more where it takes more to show its rule.
 
     >>> example(find("deepseek_v3")).router.n_group
     3
@@ -66,6 +66,10 @@ def example(entry: Entry) -> MoEConfig:
     cfg: MoEConfig = entry.target(steps.D, steps.F, **smaller)
     if cfg.router.select == "group_limited":
         cfg = entry.target(steps.D, steps.F, **(smaller | GROUPS))
+    if cfg.router.null_norm != "all":  # so that two choices are left where one is a null expert
+        cfg = entry.target(steps.D, steps.F, **(smaller | {"k": 3}))
+    if cfg.router.capacity is not None and cfg.router.capacity.rule == "gshard":  # so that not every pair is halved
+        cfg = entry.target(steps.D, steps.F, **(smaller | {"n_experts": 3}))
     return cfg
 
 

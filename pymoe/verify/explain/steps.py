@@ -11,7 +11,7 @@ from pymoe.backend import tree
 from pymoe.moe import experts, latent, logits, output, score, weigh
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.given import Given
-from pymoe.moe.select import group_limited
+from pymoe.moe.select import group_limited, quantile, sinkhorn
 
 TOKENS, D, F = 3, 4, 3
 BALANCE = 0.01  # the cotangent of each loss in the example
@@ -81,6 +81,17 @@ def _router(cfg: MoEConfig, p: dict[str, Any], out: Any, z: Any) -> list[Step]:
         found.append(Step("s + b", "what is compared: the bias selects and does nothing else", compared))
     if r.select == "group_limited":
         found.append(Step("groups", f"score of each group: {r.group_score}", group_limited.scores(compared, r)))
+    if r.select == "quantile":
+        price = quantile.update(compared, np.zeros(r.n_ids), r.k)
+        found.append(Step("β", "the price of each expert, subtracted before the choice", price))
+    if r.select == "sinkhorn":
+        found.append(
+            Step(
+                "log v",
+                "the price of each expert, added before the choice",
+                sinkhorn.prices(sinkhorn.logits(compared, r)),
+            )
+        )
     found.append(Step("idx", "the chosen experts: a decision, no gradient passes", routing.idx))
     if routing.kept is not None:
         found.append(Step("kept", "choices that are not dropped: a decision", routing.kept))

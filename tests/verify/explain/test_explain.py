@@ -88,3 +88,20 @@ def test_the_commands_print_the_list_and_a_page(capsys: pytest.CaptureFixture[st
     assert "no rule has" in capsys.readouterr().out
     assert main(["explain", "Mixtral"]) == 0
     assert "arXiv:2401.04088" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(presets.PRESETS))
+def test_the_example_shows_a_router_that_learns(name: str) -> None:
+    """All but a layer of one choice with the weight 1, of which the page says so."""
+    found = {s.symbol: np.asarray(s.value) for s in steps.steps(example(explain.find(name)))}
+    if "dz" in found:  # not of a joint normalisation
+        assert np.any(found["dz"]) == (name != "hash_layer")
+
+
+def test_the_choice_follows_from_the_prices_that_the_page_shows() -> None:
+    for name, price, sign in (("quantile_balancing", "β", -1), ("s_base", "log v", 1)):
+        found = {s.symbol: np.asarray(s.value) for s in steps.steps(example(explain.find(name)))}
+        compared = found["s" if price == "β" else "z"]
+        k = found["idx"].shape[1]
+        assert np.array_equal(np.argsort(-(compared + sign * found[price]), axis=1, kind="stable")[:, :k], found["idx"])
+        assert not np.array_equal(np.argsort(-compared, axis=1, kind="stable")[:, :k], found["idx"])  # control
