@@ -108,7 +108,7 @@ def _factors(cache: Cache) -> tuple[Array, Array, Array, Array]:
         gate, dlimit = _below(gate, limit)
     low, dlow = _below(-u, limit)
     up, dhigh = _below(-low, limit)
-    return gate, up, dgate * dlimit, one * dlow * dhigh
+    return gate, up, dgate * dlimit, dlow * dhigh
 
 
 def _below(v: Array, limit: float) -> tuple[Array, Array]:

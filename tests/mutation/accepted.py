@@ -170,7 +170,6 @@ REASONS: dict[str, list[str]] = {
         "pymoe.moe.logits:forward: 1 -> 0 #2",
         "pymoe.ops._rows:rows: if x.ndim == 2: return x -> if False",
         "pymoe.ops.attention:forward: queries > 1 -> queries >= 1",
-        "pymoe.ops.attention:forward: 1 -> 0 #4",
         "pymoe.ops.cross_entropy:forward: m = xp.astype(m, wide) -> (dropped)",
         "pymoe.ops.cross_entropy:backward: if label_smoothing: share = e - xp.astype(total * (label_smoothing / v), e.dtype, copy=False) -> if True",
         "pymoe.ops.cross_entropy:backward: if n_kept < n: dz = xp.where(kept, dz, xp.zeros_like(dz)) -> if True",
@@ -192,6 +191,31 @@ REASONS: dict[str, list[str]] = {
     "a causal limit below zero admits no column, as zero does": [
         "pymoe.ops.attention:_limit: seen = xp.where(seen > 0, seen, xp.zeros_like(seen)) -> (dropped)",
         "pymoe.ops.attention:_limit: seen > 0 -> seen >= 0",
+    ],
+    "NumPy takes any negative length as the one to find": [
+        "pymoe.ops.attention:forward: 1 -> 2 #7",
+        "pymoe.ops.attention:forward: 1 -> 2 #11",
+        "pymoe.ops.attention:backward: 1 -> 2",
+    ],
+    "a single query is the last: the limit that it would get admits every key": [
+        "pymoe.ops.attention:forward: 1 -> 0 #8",
+    ],
+    "the last of four axes is axis 3": [
+        "pymoe.ops.attention:forward: xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=3) -> xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=-1)",
+        "pymoe.ops.attention:backward: xp.sum(p * dp, axis=3, keepdims=True) -> xp.sum(p * dp, axis=-1, keepdims=True)",
+    ],
+    "positions are float64, and so is their product with frequencies of any kind in NumPy; the dtype is for other libraries": [
+        "pymoe.ops.rope:forward: xp.asarray(frequencies, dtype=xp.float64, device=device(x)) -> xp.asarray(frequencies, device=device(x))",
+    ],
+    "both forms of the root of softplus hold near 0, and differ by rounding": [
+        "pymoe.ops.sqrt_softplus:forward: real(x) > 0 -> real(x) >= 0",
+        "pymoe.ops.sqrt_softplus:forward: 0 -> 1",
+    ],
+    "stands in the branch that is not taken": [
+        "pymoe.ops.sqrt_softplus:forward: xp.zeros_like -> xp.ones_like",
+    ],
+    "log(1 + t) of a real t is the same by the form for complex ones": [
+        "pymoe.ops.sqrt_softplus:_log1p: if not is_complex(t): return xp.log1p(t) -> if False",
     ],
     "an even width is 0 or at least 2: with 0 there is nothing to turn": [
         "pymoe.ops.rope:forward: 1 -> 2 #2",

@@ -70,3 +70,30 @@ def test_what_only_a_model_without_weight_can_say_teaches_nothing() -> None:
 def test_a_mixture_refuses_an_array_whose_values_do_not_all_count() -> None:
     with pytest.raises(DtypeError, match="MaskedArray"):
         ops.mixture.forward(np.ma.masked_array(np.ones((2, 3))), np.ones(2))
+
+
+def test_a_clamped_unit_at_its_limit_passes_the_gradient() -> None:
+    x = np.array([[2.0, -2.0, 2.0, -2.0, 2.5, 3.0]])  # gates 2, -2, 2; ups -2, 2.5, 3 against a limit of 2
+    _, cache = ops.gated.forward(x, act="silu", limit=2.0)
+    dx, _ = ops.gated.backward(np.ones((1, 3)), cache)
+    assert (dx[0, [0, 3]] != 0).all() and (dx[0, [4, 5]] == 0).all()
+
+
+def test_the_default_epsilon_of_the_scaled_norm() -> None:
+    x, w = np.full((1, 2), 1e-3), np.ones(2)
+    assert np.array_equal(ops.scaled_rms_norm.forward(x, w)[0], ops.scaled_rms_norm.forward(x, w, eps=1e-6)[0])
+    assert ops.scaled_rms_norm.forward(x, w)[0][0, 0] < 0.8
+
+
+def test_the_root_of_softplus_far_from_zero() -> None:
+    s, cache = ops.sqrt_softplus.forward(np.array([-1600.0, -1000.0, 1000.0]))
+    slope, _ = ops.sqrt_softplus.backward(np.ones(3), cache)
+    assert np.allclose(s, [0.0, np.exp(-500.0), 1000.0**0.5], rtol=1e-13, atol=0)
+    assert np.allclose(slope, [0.0, np.exp(-500.0) / 2, 0.5 / 1000.0**0.5], rtol=1e-13, atol=0)
+
+
+def test_the_root_of_softplus_keeps_its_real_part_under_a_complex_step() -> None:
+    s, _ = ops.sqrt_softplus.forward(np.array([-50.0 + 1e-200j, 2.0 + 1e-200j]))
+    wanted, cache = ops.sqrt_softplus.forward(np.array([-50.0, 2.0]))
+    assert np.allclose(s.real, wanted, rtol=1e-15, atol=0)
+    assert np.allclose(s.imag / 1e-200, ops.sqrt_softplus.backward(np.ones(2), cache)[0], rtol=1e-14, atol=0)
