@@ -50,7 +50,11 @@ def _oracle(name: str) -> str:
 
 
 def _alias(family: str) -> str:
-    return {"phimoe": "sparse_mixer", "doge": "product_keys", "switch_transformers": "switch"}.get(family, family)
+    return {
+        "phimoe": "sparse_mixer", "doge": "product_keys", "switch_transformers": "switch", "ernie4_5_moe": "ernie",
+        "longcat_flash": "longcat", "kolibri1": "logit_bias", "deepseek_v4.hash": "hash_layer",
+        "minimax_m2": "sigmoid_bias",
+    }.get(family, family)  # fmt: skip
 
 
 def blocks(only: str = "") -> Iterator[Block]:

@@ -67,7 +67,14 @@ def _entry(name: str, kind: str, target: Callable[..., Any]) -> Entry:
     doc = inspect.getdoc(target) or ""
     first = " ".join(doc.partition("\n\n")[0].split())
     summary = re.sub(r"\s*arXiv:\d{4}\.\d{4,5}.*$", "", first)
-    return Entry(name, kind, target, summary, tuple(dict.fromkeys(re.findall(r"arXiv:\d{4}\.\d{4,5}", doc))))
+    return Entry(name, kind, target, summary, _sources(doc))
+
+
+def _sources(doc: str) -> tuple[str, ...]:
+    """The papers it names; of a rule without one the published code."""
+    papers = re.findall(r"arXiv:\d{4}\.\d{4,5}", doc)
+    code = [" ".join(found.split()) for found in re.findall(r"transformers,\s+``models/\w+|Megatron-LM", doc)]
+    return tuple(dict.fromkeys(papers or (found.replace(", ``", " ") for found in code)))
 
 
 def _model(name: str) -> Entry:
