@@ -4,7 +4,7 @@ Forward, s (T, E) scores in B sequences (1: the whole batch is one) of which b h
 
     q_te = s_te / Σ_e s_te                 (softmax scores: q = s)
     P_be = mean_{t in b} q_te              "total": P_be = Σ_{t in b} s_te / Σ_{t in b} Σ_e s_te
-    f_be = count_be / (K T_b), a constant
+    f_be = count_be / Σ_e count_be, a constant        (Σ_e count_be = K T_b unless tokens take fewer, as in top-p)
     L    = mean_b a Σ_e f_be P_be,         a = E, over sequences that have a real token
 
 Backward, c = a dL / (number of such sequences)::
