@@ -144,7 +144,8 @@ def noisy_topk(d_model: int, d_ff: int, n_experts: int = 8, k: int = 2, **settin
     h = c + ε ⊙ (softplus(W_n x) + 0.01), eq. 4;  load_e = Σ_t Φ((c_te - θ_te) / σ_te), eq. 8-10, and θ, the (k+1)-th
     or k-th largest of h, *has* a gradient.  Constant: ε.  Without draws h = c and the load is the count.  Traps: ports
     use the unbiased variance and 1e-10 (``cv_ddof=1, cv_eps=1e-10``); one softmaxes before it compares with raw logits
-    (its loads sum to 175, not 124); the load loss needs k < E.
+    (its loads sum to 175, not 124), one tests membership with the noise alone, one divides 0/0 in evaluation; the load
+    loss needs k < E.
     """
     defaults = {"norm": "l1", "noise": "learned", "losses": ("importance", "load"), **MLP}
     return make(d_model, d_ff, n_experts, k, defaults, settings)
@@ -215,7 +216,8 @@ def llama4(d_model: int, d_ff: int, n_experts: int = 16, k: int = 1, **settings:
     """Llama 4: top-1 of the logits, σ of the chosen one, which multiplies the expert's *input*; a shared expert.
 
     y = f_e(σ(z_e) x) + f_shared(x);  dg = ⟨dx', x⟩ of x' = g x.  transformers, ``models/llama4``.  Trap: f is not
-    linear, so neither the value nor the gradient is that of a weighted output.
+    linear, so neither the value nor the gradient is that of a weighted output.  transformers runs every expert on every
+    token, inputs of 0 where it was not chosen: the same numbers, as long as an expert has no bias.
     """
     defaults = {
         "score": "sigmoid", "score_at": "chosen", "select_on": "logits", "weight_at": "input", "d_shared": d_ff,
