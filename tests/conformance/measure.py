@@ -21,7 +21,7 @@ MADE = test_vectors.DOCUMENT["made"]
 
 
 def _entries(only: str) -> list[explain.Entry]:
-    return [e for e in explain.entries() if e.kind != "model" and only in e.name]
+    return [e for e in explain.entries() if e.kind in ("preset", "layer") and only in e.name]
 
 
 def _rows(only: str) -> dict[str, Any]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pymoe import presets
 from pymoe.backend.errors import ConfigError
 from pymoe.hf.blocks import FAMILIES
+from pymoe.moe.attention_experts import moa, switch_head
 from pymoe.moe.rules import RULES
 
 KINDS = {
     "preset": "settings of the layer (pymoe.presets.NAME)",
     "layer": "a layer of its own (pymoe.moe.rules.NAME)",
+    "attention": "attention whose projections are experts (pymoe.moe.attention_experts.NAME)",
     "model": "the block of a published model (pymoe.hf.preset(NAME))",
 }
 
@@ -43,6 +45,7 @@ def entries() -> list[Entry]:
     """
     found = [_entry(name, "preset", make) for name, make in sorted(presets.PRESETS.items())]
     found += [_entry(name, "layer", module) for name, module in sorted(RULES.items())]
+    found += [_entry(module.__name__.rpartition(".")[2], "attention", module) for module in (moa, switch_head)]
     return found + [_model(name) for name in sorted(FAMILIES)]
 
 
@@ -63,7 +66,7 @@ def find(name: str) -> Entry:
     raise ConfigError(f"there is no rule {name!r}{hint} `pymoe presets` lists all")
 
 
-def _entry(name: str, kind: str, target: Callable[..., Any]) -> Entry:
+def _entry(name: str, kind: str, target: Any) -> Entry:
     doc = inspect.getdoc(target) or ""
     first = " ".join(doc.partition("\n\n")[0].split())
     summary = re.sub(r"\s*arXiv:\d{4}\.\d{4,5}.*$", "", first)

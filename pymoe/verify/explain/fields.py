@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pymoe.backend import tree
+from pymoe.moe.router_config import RouterConfig
 from pymoe.verify.explain.steps import BALANCE, TOKENS, D, F, Step, numbers
 
 # what a rule's settings are called -> how large they are in an example: as small as the rule allows
 SIZES: dict[str, Any] = {
     "d_model": D, "d_ff": F, "n_experts": 4, "k": 2, "d_key": 2, "d_router": 2, "heads": 1, "slots": 2, "n_slots": 2,
-    "capacity": 0.5,
+    "capacity": 0.5, "n_heads": 1, "d_head": 2, "router": RouterConfig(4, 2, score_at="chosen", select_on="logits"),
 }  # fmt: skip
 NUMBERS = 64  # an array of more is told by its shape
 
@@ -48,7 +49,8 @@ def steps(module: ModuleType, seed: int = 0) -> list[Step]:
     """
     cfg, rng = example(module), np.random.default_rng(seed)
     p = tree.map(lambda a: numbers(rng, a.shape), module.init(rng, cfg))
-    x, dy = numbers(rng, (TOKENS, cfg.d_model)), numbers(rng, (TOKENS, cfg.d_model))
+    shape = (1, TOKENS, cfg.d_model) if hasattr(cfg, "causal") else (TOKENS, cfg.d_model)  # attention takes sequences
+    x, dy = numbers(rng, shape), numbers(rng, shape)
     draws = module.draw(rng, cfg, TOKENS) if hasattr(module, "draw") else None
     out, cache = module.forward(x, p, cfg, draws=draws) if draws is not None else module.forward(x, p, cfg)
     given = [Step("x", "three tokens (T, D)", x)]
@@ -74,6 +76,10 @@ def _named(value: Any, prefix: str) -> list[Step]:
         if hasattr(field, "_asdict"):
             if name not in ("experts", "frame", "plan"):  # as in every layer
                 found += _named(field, f"{prefix}{name}.")
+        elif isinstance(field, dict):
+            for key, one in field.items():
+                if hasattr(one, "_asdict"):
+                    found += _named(one, f"{prefix}{name}.{key}.")
         elif isinstance(field, np.ndarray) and 0 < field.size <= NUMBERS:
             found.append(Step(prefix + name, notes.get(name, ""), field))
     return found

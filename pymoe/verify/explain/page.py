@@ -36,7 +36,7 @@ def page(name: str, *, seed: int = 0) -> str:
     entry = find(name)
     lines = [f"{entry.name}: {entry.doc}", "", f"kind     {KINDS[entry.kind]}"]
     lines.append(f"source   {', '.join(entry.sources) or 'see above'}")
-    rule = entry.target if entry.kind == "layer" else getattr(entry.target, "rule", None)
+    rule = entry.target if entry.kind in ("layer", "attention") else getattr(entry.target, "rule", None)
     if rule is not None:
         found = fields.steps(rule, seed)
     else:

@@ -20,7 +20,7 @@ from pymoe.verify.explain.page import example
 def test_every_named_rule_is_an_entry_with_a_source() -> None:
     names = [(e.kind, e.name) for e in explain.entries()]
     assert len(set(names)) == len(names)
-    assert {n for kind, n in names if kind != "model"} == {*presets.PRESETS, *RULES}
+    assert {n for kind, n in names if kind != "model"} == {*presets.PRESETS, *RULES, "moa", "switch_head"}
     assert {n for kind, n in names if kind == "model"} == set(FAMILIES)
     assert [e.name for e in explain.entries() if not e.summary] == []
 
@@ -31,7 +31,7 @@ def test_a_page_has_its_parts_and_finite_numbers(name: str) -> None:
     entry = explain.find(name)
     assert entry.doc in page and "an example: 3 tokens" in page and "\ndx  (" in page
     assert page == explain.page(name)  # the numbers are drawn from a seed
-    rule = entry.target if entry.kind == "layer" else getattr(entry.target, "rule", None)
+    rule = entry.target if entry.kind in ("layer", "attention") else getattr(entry.target, "rule", None)
     found = steps.steps(example(entry)) if rule is None else fields.steps(rule)
     assert all(np.isfinite(np.asarray(s.value, np.float64)).all() for s in found), name
     assert any(np.any(np.asarray(s.value)) for s in found if s.symbol == "dx")
