@@ -200,6 +200,9 @@ REASONS: dict[str, list[str]] = {
     "a single query is the last: the limit that it would get admits every key": [
         "pymoe.ops.attention:forward: 1 -> 0 #8",
     ],
+    "the places of keys are compared with integers of any size": [
+        "pymoe.ops.attention:forward: xp.arange(keys, dtype=first.dtype, device=device(s)) -> xp.arange(keys, device=device(s))",
+    ],
     "the last of four axes is axis 3": [
         "pymoe.ops.attention:forward: xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=3) -> xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=-1)",
         "pymoe.ops.attention:backward: xp.sum(p * dp, axis=3, keepdims=True) -> xp.sum(p * dp, axis=-1, keepdims=True)",
