@@ -21,7 +21,7 @@ MADE = test_vectors.DOCUMENT["made"]
 
 
 def _entries(only: str) -> list[explain.Entry]:
-    return [e for e in explain.entries() if e.kind in ("preset", "layer") and only in e.name]
+    return [e for e in explain.entries() if e.kind != "model" and only in e.name]
 
 
 def _rows(only: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _alias(family: str) -> str:
     return {
         "phimoe": "sparse_mixer", "doge": "product_keys", "switch_transformers": "switch", "ernie4_5_moe": "ernie",
         "longcat_flash": "longcat", "kolibri1": "logit_bias", "deepseek_v4.hash": "hash_layer",
-        "minimax_m2": "sigmoid_bias",
+        "minimax_m2": "sigmoid_bias", "jetmoe": "moa",
     }.get(family, family)  # fmt: skip
 
 
