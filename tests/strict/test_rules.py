@@ -31,7 +31,7 @@ CASES: dict[str, list[Any]] = {
     "base_layer": [BaseLayer(5, 4, 3), BaseLayer(5, 4, 3, select="topk")],
     "cosine": [Cosine(5, 4, 3, k=2, d_key=6, variant=v, losses=("balance",)) for v in ("paper", "tutel", "torchscale")],
     "dselect_k": [DSelectK(5, 4, 6, losses=("entropy", "reachable")), DSelectK(5, 4, 3, static=True)],
-    "experts_choose": [mesh(5, 4, 3), mesh(5, 4, 3, over="experts")],
+    "experts_choose": [mesh(5, 4, 3), mesh(5, 4, 3, over="experts", losses=())],
     "merged": [lory(5, 4, 3, segment=2)],
     "mixture_of_depths": [Depths(5, 4, capacity=0.5, d_predictor=6, losses=BOTH)],
     "product_keys": [pkm(5, 4, k=2, heads=2, d_key=3), doge(5, 4, k=2, d_shared=6)],

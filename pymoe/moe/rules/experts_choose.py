@@ -8,14 +8,17 @@ Forward, z = x W_rᵀ (T, E), T real tokens, C = max(1, min(T, r(factor T / E)))
     n_t = how many experts took t                                            a constant
     g_te = s_te, or s_te / n_t if ``divide``                                 y = Σ_e g_te f_e(x_t)
 
-Backward: ds = dg where taken (/ n_t), then the softmax along its own axis::
+    loss "tokens":  L = T Σ_t q_t²,  q_t = mean_e s_te       1 where all tokens are wanted alike, T where only one is
+
+Backward: ds = dg where taken (/ n_t), plus 2 T q_t dL / E, then the softmax along its own axis::
 
     dz = s ⊙ (ds - ⟨s, ds⟩)            the inner product over the experts, or over the tokens
 
-The load is even by construction, so there is no balance loss.  A token may get 0 to E experts.  Not causal, twice so
-over tokens: the weight of a token depends on all others too.  Constant: who takes whom, n.  The softmax over tokens
-leaves padding out.  Trap: dividing by n = 0.
-Sources: arXiv:2202.09368; over tokens with the division, Mesh TensorFlow's gating by expert selection.
+The load is even by construction, so there is no balance loss over experts; over tokens the scores can be balanced, so
+that no token is left out, which is the loss of Mesh TensorFlow (over experts q = 1 / E, so there it is refused).  A
+token may get 0 to E experts.  Not causal, twice so over tokens: the weight of a token depends on all others too.
+Constant: who takes whom, n.  The softmax over tokens leaves padding out.  Trap: dividing by n = 0.
+Sources: arXiv:2202.09368; over tokens with division and loss, Mesh TensorFlow, ``_expert_selection_gating``.
 Cost: T D E and E C rows through an expert.
 
 Parameters: router.weight (E, D), experts.*.
@@ -31,7 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pymoe import kernels
-from pymoe.backend import device, namespace, real
+from pymoe.backend import accumulator, device, namespace, real
+from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
 from pymoe.moe.router_config import finite, one_of
@@ -49,18 +53,23 @@ class Config(form.Form):
     rounding   "floor" or "ceil" of factor T / E
     over       the softmax is over "experts" or over "tokens"
     divide     divide by the number of experts that took the token
+    losses     "tokens", or none
     """
 
     factor: float = 2.0
     rounding: str = "floor"
     over: str = "experts"
     divide: bool = False
+    losses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         finite("factor", self.factor, 0)
         one_of("rounding", self.rounding, ("floor", "ceil"))
         one_of("over", self.over, ("experts", "tokens"))
+        form.losses(self.losses, ("tokens",))
+        if self.losses and self.over == "experts":
+            raise ConfigError("the loss over tokens is a constant where the softmax is over experts: leave losses=()")
 
 
 class Cache(NamedTuple):
@@ -69,17 +78,18 @@ class Cache(NamedTuple):
     over: str
     s: Array  # (T, E)
     share: Array  # (T, E) 1 / n or 1 where taken, 0 elsewhere: a constant
+    q: Array | None  # (T,) T mean_e s; None: no loss
     experts: experts.Cache
 
 
 def mesh(d_model: int, d_ff: int, n_experts: int, **others: Any) -> Config:
-    """The form of Mesh TensorFlow: over tokens, divided, experts with a ReLU.
+    """The form of Mesh TensorFlow: over tokens, divided, with its loss, experts with a ReLU.
 
     >>> mesh(3, 4, 5).divide
     True
     """
-    settings: dict[str, Any] = {"over": "tokens", "divide": True, "gated": False, "activation": "relu", **others}
-    return Config(d_model, d_ff, n_experts, **settings)
+    settings: dict[str, Any] = {"over": "tokens", "divide": True, "losses": ("tokens",)}
+    return Config(d_model, d_ff, n_experts, **{**settings, "gated": False, "activation": "relu", **others})
 
 
 def places(cfg: Config, tokens: int) -> int:
@@ -114,28 +124,38 @@ def forward(
     >>> out.routing.load
     array([3, 3, 3, 3])
     """
-    x, mask, frame = form.enter(NAME, x, p, shapes(cfg), cfg.d_model, mask)
+    x, mask, frame = form.enter(NAME, x, p, shapes(cfg), cfg.d_model, mask, cfg.losses)
     xp = namespace(x)
     z, logits = linear.forward(x, p["router"]["weight"])
     form.finite(NAME, z)
     s = _scores(z, cfg.over, mask)
-    taken = _take(real(s), places(cfg, form.number_of(mask, int(x.shape[0]))), mask)
+    tokens = form.number_of(mask, int(x.shape[0]))
+    taken = _take(real(s), places(cfg, tokens), mask)
     share = xp.astype(taken, z.dtype)
     if cfg.divide:
         count = xp.sum(share, axis=1, keepdims=True)
         share = share / xp.where(real(count) == 0, xp.ones_like(count), count)
     idx = xp.broadcast_to(xp.arange(cfg.n_experts, dtype=xp.int64, device=device(x))[None, :], taken.shape)
     y, routing, experts_cache = form.dispatch(x, s * share, p["experts"], idx, taken, cfg)
-    return form.Output(form.leave(y, frame), {}, routing), Cache(frame, logits, cfg.over, s, share, experts_cache)
+    found: dict[str, Array] = {}
+    q = None
+    if cfg.losses:
+        acc = accumulator(s)
+        q = xp.sum(s, axis=1, dtype=acc) * (tokens / cfg.n_experts)
+        found["tokens"] = xp.sum(q * q) / max(tokens, 1)
+    cache = Cache(frame, logits, cfg.over, s, share, q, experts_cache)
+    return form.Output(form.leave(y, frame), found, routing), cache
 
 
 def backward(dy: Array, cache: Cache, dlosses: Mapping[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-    """(dx, dp); there are no losses here."""
-    frame, logits, over, s, share, experts_cache = cache
-    dy, _ = form.upstream(dy, frame, dlosses)
+    """(dx, dp); dlosses {"tokens": c} where the settings have that loss."""
+    frame, logits, over, s, share, q, experts_cache = cache
+    dy, given = form.upstream(dy, frame, dlosses)
     xp = namespace(dy)
     dx, dg, d_experts = form.collect(dy, experts_cache)
     ds = dg * share
+    if "tokens" in given and q is not None:
+        ds = ds + xp.astype((2 / s.shape[1]) * given["tokens"] * q, ds.dtype)[:, None]
     dz = s * (ds - xp.sum(s * ds, axis=1 if over == "experts" else 0, keepdims=True))
     dx_router, d = linear.backward(dz, logits)
     return form.leave(dx + dx_router, frame), {"router": {"weight": d["weight"]}, "experts": d_experts}

@@ -55,6 +55,9 @@ def test_loop(cfg: Config, masked: bool) -> None:
             assert relative(out.routing.weight[t, e], g) <= 1e-14
         assert out.routing.kept[t].tolist() == [e in mine for e in experts] and relative(out.y[t], y) <= 1e-13
     assert out.routing.load.tolist() == [count] * cfg.n_experts
+    if cfg.losses:
+        wanted = len(real) * math.fsum((math.fsum(s[t]) / cfg.n_experts) ** 2 for t in real)
+        assert relative(out.losses["tokens"], wanted) <= 1e-14
 
 
 @pytest.mark.parametrize("mask", [None, bench.MASK], ids=["all", "padding"])
@@ -72,6 +75,15 @@ def test_is_the_preset_of_the_layer() -> None:
     assert relative(out.y, wanted.y) <= 1e-14 and np.array_equal(out.routing.kept, wanted.routing.kept)
     dy = np.random.default_rng(0).standard_normal((11, 3))
     assert relative(experts_choose.backward(dy, cache)[0], moe.backward(dy, other)[0]) <= 1e-13
+
+
+def test_the_loss_is_one_where_all_tokens_are_wanted_alike_and_t_where_one_is() -> None:
+    cfg = mesh(1, 2, 3)
+    p = bench.parameters(experts_choose, cfg)
+    x = np.array([[0.0], [0.0], [0.0], [900.0]])
+    for slope, wanted in ((0.0, 1.0), (1.0, 4.0)):
+        out, _ = experts_choose.forward(x, {**p, "router": {"weight": np.full((3, 1), slope)}}, cfg)
+        assert relative(out.losses["tokens"], wanted) <= 1e-15
 
 
 def test_places() -> None:
@@ -101,7 +113,7 @@ def test_an_expert_takes_no_padding_even_where_its_scores_are_all_zero() -> None
 
 def test_padding_few_tokens_bad_input() -> None:
     for cfg in OPTIONS:
-        bench.padding(experts_choose, cfg)
+        bench.padding(experts_choose, cfg, cfg.losses)
         bench.few_tokens(experts_choose, cfg)
         bench.float32(experts_choose, cfg)
     bench.bad_input(experts_choose, OPTIONS[0], "experts_choose")
@@ -112,6 +124,8 @@ def test_refused() -> None:
         ({"factor": -1.0}, "factor must be"),
         ({"rounding": "round"}, "rounding must be one of"),
         ({"over": "token"}, "over must be one of"),
+        ({"over": "tokens", "losses": ("balance",)}, "losses must be one of"),
+        ({"losses": ("tokens",)}, "is a constant where the softmax is over experts"),
     ):
         with pytest.raises(ConfigError, match=words):
             Config(**{"d_model": 3, "d_ff": 4, "n_experts": 4, **settings})
