@@ -3,7 +3,7 @@
 One thread for BLAS and OpenMP, before NumPy is imported: two busy 2-thread BLAS processes slow each other down by up to
 90 times.  A test whose subject is threads asks for more itself.
 
-``--passed-to FILE`` writes the names of the tests that passed; ``--not-again FILE`` runs what is not among them: what
+``--passed-to=FILE`` writes the names of the tests that passed; ``--not-again=FILE`` runs what is not among them: what
 was skipped for want of a library, deselected, or not there.  So every test that the second run finds has passed in one
 of the two, and what a first run without the oracle libraries could not do is not left to a mark that someone forgets.
 """
