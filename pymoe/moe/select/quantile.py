@@ -9,6 +9,8 @@ T real tokens, m = ⌊T k / E⌋::
 ``select`` starts from β⁰ = 0 and uses the β of this very batch.  ``update`` is the pure function for training as
 published: choose with the β of the step before, which as the router's selection_bias is -β, and take the new one to the
 next step; it needs no loss and no step size.  k = E chooses everybody and β = 0.
+Trap: with the β of this very batch c_te - β_e is α_t up to rounding for the token t that sets β_e, a tie at the cut in
+nearly every batch that rounding breaks; with the β of the step before there is none.
 No gradient: weights are those of the scores.  Like every price from a batch it looks at all its tokens.
 Source: quantile balancing as in Megatron-LM (``qb_dual_update``).  Cost: a sort of the rows and of the columns.
 """
