@@ -2,7 +2,8 @@ r"""The losses of a router that its settings ask for, computed by name and sent 
 
     name             of                                    its cotangent goes to
     balance          scores s, or softmax(c); f a count    s, or c
-    balance_second   the same, f of the second choices     s, or c
+    balance_second   the same of s without the first       s, or c
+                     choice; f of the second choices
     z                clean logits c                        c
     importance       weights g, or clean scores of c       g, or c
     load             c, noisy logits h, σ                  c, h, σ       (without noise: the count, a constant)
@@ -66,10 +67,13 @@ def forward(
                 to = "c"
             else:
                 s, to, scored = _scores(x)
-            f = fractions(s, choice, cfg, mask, given, second=name != "balance")
+            second = name == "balance_second"
+            f = fractions(s, choice, cfg, mask, given, second=second)
+            first = _first(s, choice, cfg) if second else None
             factor = {"switch": None, "fairscale": 1 / cfg.n_ids, "mixtral": float(cfg.k * cfg.n_ids)}
             how: dict[str, Any] = {"normalise": cfg.balance_normalise, "factor": factor[cfg.balance_factor]}
-            found[name], own = balance.forward(s, f, mask, **how)
+            found[name], loss_cache = balance.forward(_without(s, first), f, mask, **how)
+            own = loss_cache, first
         elif name == "z":
             (found[name], own), to = z.forward(x.c, mask), "c"
         elif name == "entropy":
@@ -124,8 +128,11 @@ def backward(dlosses: Mapping[str, Any], caches: Mapping[str, Any], cfg: RouterC
             continue
         if name == "importance":
             dv, _ = importance.backward(d, own) if to == "g" else importance.of_scores_backward(d, own)
+        elif name in ("balance", "balance_second"):
+            loss_cache, first = own
+            dv = _without(balance.backward(d, loss_cache)[0], first)
         else:
-            module = {"z": z, "entropy": entropy, "l1": l1}.get(name, balance)
+            module = {"z": z, "entropy": entropy, "l1": l1}[name]
             dv, _ = module.backward(d, own)
         if scored is not None:
             softened = cfg.balance_of == "softmax" and name in ("balance", "balance_second")
@@ -145,9 +152,9 @@ def fractions(
     """
     xp = namespace(s)
     n, b = cfg.n_ids, given.sequences if cfg.balance_over == "sequence" else 1
-    idx, alive = choice.idx, choice.kept
-    if cfg.selection_bias or cfg.balance_of == "softmax":
-        idx, alive = kernels.of(s).topk(real(s), min(cfg.k, n)), None
+    idx, alive = _ids(s, choice, cfg), choice.kept
+    if idx is not choice.idx:
+        alive = None
     if second or cfg.balance_choices == "first":
         idx = idx[:, 1:2] if second else idx[:, :1]
         alive = None
@@ -168,3 +175,22 @@ def fractions(
         counts = xp.concat([counts[:, : cfg.n_experts], xp.broadcast_to(mean, null.shape)], axis=1)
     total = xp.sum(counts, axis=1, keepdims=True)
     return counts / xp.where(total > 0, total, xp.ones_like(total))
+
+
+def _ids(s: Array, choice: Choice, cfg: RouterConfig) -> Array:
+    """Whom the balance losses count: the chosen, or the best by the scores alone."""
+    if cfg.selection_bias or cfg.balance_of == "softmax":
+        return kernels.of(s).topk(real(s), min(cfg.k, cfg.n_ids))
+    return choice.idx
+
+
+def _first(s: Array, choice: Choice, cfg: RouterConfig) -> Array:
+    """(T, n_ids) bool: the first choice of each token, a decision."""
+    one = namespace(s).ones((s.shape[0], 1), dtype=real(s).dtype, device=device(s))
+    return kernels.of(one).expand(one, _ids(s, choice, cfg)[:, :1], cfg.n_ids) > 0
+
+
+def _without(s: Array, first: Array | None) -> Array:
+    """s, 0 at the first choice."""
+    xp = namespace(s)
+    return s if first is None else xp.where(first, xp.zeros_like(s), s)

@@ -285,11 +285,14 @@ def balance(r: dict, early, s: dict, members, n: int, given: dict, *, second: bo
         if not mine:
             continue
         counts = [0.0] * n
+        left = [list(row) for row in rows]
         for t in mine:
             ids, takes = r["idx"][t], r["selected"][t]
             if s["balance_of"] == "softmax" or s["selection_bias"]:
                 ids = top_ids(rows[t], min(s["k"], n))
                 takes = [True] * len(ids)
+            if second:  # what is left once the first has been taken
+                left[t][ids[0]] = 0.0
             places_ = [1] if second else [0] if s["balance_choices"] == "first" else range(len(ids))
             for j in places_:
                 counts[ids[j]] += bool(takes[j] or second or s["balance_choices"] == "first")
@@ -300,13 +303,13 @@ def balance(r: dict, early, s: dict, members, n: int, given: dict, *, second: bo
             counts[s["n_experts"] :] = [math.fsum(null) / len(null)] * len(null)
         total = math.fsum(counts)
         f = [c / total if total else 0.0 for c in counts]
-        mass = math.fsum(math.fsum(rows[t]) for t in mine)
+        mass = math.fsum(math.fsum(left[t]) for t in mine)
         share = [0.0] * n
         for e in range(n):
             if s["balance_normalise"] == "total":
-                share[e] = math.fsum(rows[t][e] for t in mine) / mass if mass else 0.0
+                share[e] = math.fsum(left[t][e] for t in mine) / mass if mass else 0.0
             else:
-                sums = {t: math.fsum(rows[t]) for t in mine}
-                share[e] = math.fsum(rows[t][e] / sums[t] for t in mine if sums[t]) / len(mine)
+                sums = {t: math.fsum(left[t]) for t in mine}
+                share[e] = math.fsum(left[t][e] / sums[t] for t in mine if sums[t]) / len(mine)
         values.append(factor * math.fsum(a * c for a, c in zip(f, share, strict=True)))
     return math.fsum(values) / len(values) if values else 0.0

@@ -12,6 +12,7 @@ Backward, c = a dL / (number of such sequences)::
     ds_te = (c / T_b) (f_be - ⟨f_b, q_t⟩) / Σ_e s_te
     "total":  ds_te = c (f_be - ⟨f_b, P_b⟩) / Σ_{t in b} Σ_e s_te
 
+"balance_second" is the same with what the first choice leaves: s is 0 there (mesh: times 0.5 beside the first).
 f counts the choices before any drop; with f of a global batch and P of its parts the mean over the parts is the loss
 of the whole (arXiv:2501.11873).  L = 1 when f or P is uniform; it can be below 1 (its infimum for top-1 routing over 8
 experts is 0.40), so 1 is not its minimum.  Other factors a met in the wild: 1 / E (fairscale), K E (transformers'
