@@ -125,7 +125,8 @@ def test_layers_and_models_on_the_cuda_kernels(subject: Subject, library: Any) -
     used = {name.split("<")[0] for name in host.launched}
     form = subject.name.rsplit(" ", 1)[-1]
     sparse = {"csr": "bsr_linear", "bsr": "bsr_linear", "nm": "nm_linear"}.get(form)
-    assert {"topk", "gather", "combine"} <= used
+    looked_up = "hash_layer" in subject.name  # in a table: nobody is ranked
+    assert ({"gather", "combine"} if looked_up else {"topk", "gather", "combine"}) <= used
     assert sparse is None or {sparse, f"{sparse}_dx", f"{sparse}_ddata"} <= used
     off, path = deviation(got, want)
     assert off <= 1e-13, f"{path}: {off:.1e}"
