@@ -193,6 +193,8 @@ REASONS: dict[str, list[str]] = {
         "pymoe.ops.attention:_limit: seen > 0 -> seen >= 0",
     ],
     "NumPy takes any negative length as the one to find": [
+        "pymoe.moe.losses.balance:forward: 1 -> 2 #6",
+        "pymoe.moe.rules.retrieval:forward: 1 -> 2 #2",
         "pymoe.ops.attention:forward: 1 -> 2 #7",
         "pymoe.ops.attention:forward: 1 -> 2 #11",
         "pymoe.ops.attention:backward: 1 -> 2",
@@ -202,6 +204,25 @@ REASONS: dict[str, list[str]] = {
     ],
     "the places of keys are compared with integers of any size": [
         "pymoe.ops.attention:forward: xp.arange(keys, dtype=first.dtype, device=device(s)) -> xp.arange(keys, device=device(s))",
+    ],
+    "ids that differ are scattered alike, whether sums are kept or not": [
+        "pymoe.moe.losses.importance:forward: True -> False",
+    ],
+    "tokens without a sequence are refused a line later": [
+        "pymoe.moe.rules.st_moe:forward: 0 -> 1",
+    ],
+    "the largest share of a softmax over ε is above any draw": [
+        "pymoe.moe.rules.st_moe:_wanted: first | (draws.uniform < v / limit) -> draws.uniform < v / limit",
+    ],
+    "the sum of a few numbers; the accumulator is for single precision, where NumPy adds in pairs": [
+        "pymoe.moe.rules.st_moe:_balance: xp.sum(f * mean, dtype=acc) -> xp.sum(f * mean)",
+        "pymoe.moe.rules.mixture_of_depths:_cross_entropy: xp.sum(each, dtype=accumulator(logit)) -> xp.sum(each)",
+    ],
+    "NumPy counts in 64 bits unless told otherwise": [
+        "pymoe.moe.rules.merged:_segments: xp.arange(length, dtype=xp.int64, device=device(x)) -> xp.arange(length, device=device(x))",
+    ],
+    "the last of three axes is axis 2": [
+        "pymoe.moe.shared:backward: xp.sum(xp.reshape(dh * h, (*weight.shape, -1)), axis=2) -> xp.sum(xp.reshape(dh * h, (*weight.shape, -1)), axis=-1)",
     ],
     "the last of four axes is axis 3": [
         "pymoe.ops.attention:forward: xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=3) -> xp.concat([xp.reshape(sink, (b, g, -1, 1)), s], axis=-1)",

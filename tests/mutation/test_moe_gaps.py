@@ -10,7 +10,7 @@ import pytest
 
 from pymoe import moe, verify
 from pymoe.backend.errors import PymoeError
-from pymoe.moe import Capacity, nulls, parameters
+from pymoe.moe import Capacity, capacity, nulls, parameters
 from pymoe.moe.attention_experts import switch_head
 from pymoe.moe.losses import balance, cv_squared, importance, l1, load
 
@@ -203,3 +203,23 @@ def test_the_biases_of_a_latent_space_are_parameters() -> None:
         "latent.pre_proj_bias": (5,),
         "latent.post_proj_bias": (3,),
     }
+
+
+def test_logits_that_are_shown_send_their_cotangent_to_real_tokens_only() -> None:
+    f = make(config(losses=()), mask=True)
+    _, cache = f.forward()
+    dlogits = RNG(3).standard_normal((len(f.x), f.cfg.n_experts))
+    without, (dx, _) = moe.backward(f.dy, cache)[0], moe.backward(f.dy, cache, dlogits=dlogits)
+    wanted = np.where(f.mask[:, None], without + dlogits @ f.p["router"]["weight"], 0.0)
+    assert np.allclose(dx, wanted, rtol=1e-13, atol=1e-15) and without[f.mask].any()
+
+
+def test_places_are_rounded_to_the_nearest() -> None:
+    found = [capacity.places(Capacity(1.0, rounding=r), tokens=11, experts=4, k=1) for r in ("floor", "round", "ceil")]
+    assert found == [2, 3, 3]
+    assert capacity.places(Capacity(1.0, rounding="round"), tokens=9, experts=4, k=1) == 2
+
+
+def test_attention_experts_are_causal_and_name_their_sides_in_one_order() -> None:
+    cfg = switch_head.Config(5, 2, 4, 3, 2, experts_on=("o", "k"))
+    assert cfg.causal and cfg == switch_head.Config(5, 2, 4, 3, 2, experts_on=("k", "o"))

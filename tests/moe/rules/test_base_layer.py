@@ -74,3 +74,13 @@ def test_refused() -> None:
     x = np.where(np.arange(7)[:, None] == 3, np.nan, bench.tokens(7, 3))
     with pytest.raises(NonFiniteError, match="base_layer: the logit is nan at .token 3, expert 0."):
         base_layer.forward(x, bench.parameters(base_layer, OPTIONS[0]), OPTIONS[0])
+
+
+def test_the_assignment_is_balanced_over_real_tokens() -> None:
+    """Padding takes no place of an expert: two experts get three of the six real tokens each."""
+    cfg = Config(3, 4, 2)
+    mask = np.array([1, 0, 1, 1, 0, 1, 0, 1, 1, 0], bool)
+    for seed in range(5):
+        x, p = bench.tokens(10, 3, seed), bench.parameters(base_layer, cfg, seed)
+        out, _ = base_layer.forward(x, p, cfg, mask)
+        assert out.routing.load.tolist() == [3, 3]

@@ -159,3 +159,8 @@ def test_refused() -> None:
     cfg = OPTIONS[0]
     with pytest.raises(NonFiniteError, match="cosine: the logit is nan at .token 0, expert 0."):
         cosine.forward(np.full((2, 3), np.nan), parameters(cfg), cfg)
+
+
+def test_the_form_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match="d_model"):
+        Config(0, 4, 4)

@@ -133,3 +133,10 @@ def test_refused() -> None:
     x = np.where(np.arange(7)[:, None] == 3, np.nan, bench.tokens(7, 3))
     with pytest.raises(NonFiniteError, match="experts_choose: the logit is nan at .token 3, expert 0."):
         experts_choose.forward(x, bench.parameters(experts_choose, OPTIONS[0]), OPTIONS[0])
+
+
+def test_the_defaults_are_those_of_the_paper_and_small_factors_stand() -> None:
+    assert (Config(3, 4, 5).factor, Config(3, 4, 5).divide, Config(3, 4, 5).losses) == (2.0, False, ())
+    assert places(Config(3, 4, 4, factor=0.5), 16) == 2
+    with pytest.raises(ConfigError, match="d_ff"):
+        Config(3, 0, 5)

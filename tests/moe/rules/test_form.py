@@ -74,3 +74,10 @@ def test_the_place_of_what_is_not_finite() -> None:
         bad[1, 2] = bad[2, 0] = value
         with pytest.raises(NonFiniteError, match=rf"rule: the logit is {said} at \(token 1, expert 2\)"):
             form.finite("rule", bad)
+
+
+def test_the_place_of_a_bad_logit_far_in() -> None:
+    z = np.zeros((4, 5))
+    z[2, 3] = np.inf
+    with pytest.raises(NonFiniteError, match="the logit is inf at .token 2, expert 3."):
+        form.finite("rule", z)

@@ -163,3 +163,11 @@ def test_refused() -> None:
     broken = {**p, "predictor": {**p["predictor"], "fc2_bias": np.array([np.inf])}}
     with pytest.raises(NonFiniteError, match="mixture_of_depths: the logit is inf"):
         mod.forward(bench.tokens(7, 3), broken, FULL)
+
+
+def test_the_gradient_of_the_predictor_follows_its_cotangent() -> None:
+    x, p = bench.tokens(7, 3), bench.parameters(mod, FULL)
+    _, cache = mod.forward(x, p, FULL)
+    one, half = (tree.flatten(mod.backward(np.zeros_like(x), cache, {"predictor": c})[1]) for c in (1.0, 0.5))
+    for name in one:
+        assert np.array_equal(half[name], one[name] / 2) and one[name].any() == name.startswith("predictor")

@@ -202,3 +202,17 @@ def test_refused() -> None:
         st_moe.forward(x, p, PLAIN, draws=Draws(np.zeros((7, 1))))
     with pytest.raises(NonFiniteError, match="st_moe: the logit is nan at .token 3, expert 0."):
         st_moe.forward(np.where(np.arange(7)[:, None] == 3, np.nan, x), p, PLAIN)
+
+
+@pytest.mark.parametrize("real", [1, 3])
+def test_the_balance_loss_of_one_sequence_with_few_real_tokens(real: int) -> None:
+    """E Σ_e f_e P_e over the real tokens of the only sequence that has any."""
+    cfg = Config(3, 4, 5, losses=("balance",))
+    x, p = bench.tokens((2, 6), 3), bench.parameters(st_moe, cfg)
+    mask = np.zeros((2, 6), bool)
+    mask[0, :real] = True
+    out, _ = st_moe.forward(x, p, cfg, mask)
+    z = x[0, :real] @ p["router"]["weight"].T
+    s = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    f = np.bincount(z.argmax(1), minlength=5) / real
+    assert relative(out.losses["balance"], 5 * np.sum(f * s.mean(0))) <= 1e-14

@@ -180,3 +180,8 @@ def test_refused() -> None:
         zaya.backward(x, cache, dstate=np.ones((6, 6)))
     with pytest.raises(NonFiniteError, match="zaya: the logit is nan at .token 1"):
         zaya.forward(np.where(np.arange(7)[:, None] == 1, np.nan, x), p, cfg)
+
+
+def test_skip_starts_with_a_bias_of_its_own() -> None:
+    bias = zaya.init(np.random.default_rng(0), Config(3, 4, 2, d_router=5))["router"]["selection_bias"]
+    assert bias.tolist() == [0.0, 0.0, -1.0]
