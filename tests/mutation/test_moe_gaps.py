@@ -10,7 +10,7 @@ import pytest
 
 from pymoe import moe, verify
 from pymoe.backend.errors import PymoeError
-from pymoe.moe import Capacity, capacity, nulls, parameters
+from pymoe.moe import Capacity, RouterConfig, capacity, nulls, parameters, router
 from pymoe.moe.attention_experts import switch_head
 from pymoe.moe.losses import balance, cv_squared, importance, l1, load
 
@@ -223,3 +223,18 @@ def test_places_are_rounded_to_the_nearest() -> None:
 def test_attention_experts_are_causal_and_name_their_sides_in_one_order() -> None:
     cfg = switch_head.Config(5, 2, 4, 3, 2, experts_on=("o", "k"))
     assert cfg.causal and cfg == switch_head.Config(5, 2, 4, 3, 2, experts_on=("k", "o"))
+
+
+def test_the_first_values_of_a_router() -> None:
+    p = moe.init(RNG(0), config(d_model=400, expert_scale=True, router_bias=True, input_norm="rms"))["router"]
+    assert 0.95 < np.std(p["weight"]) * 20 < 1.05
+    assert (p["expert_scale"] == 1).all() and (p["input_scale"] == 1).all() and not p["bias"].any()
+
+
+def test_shared_weights_that_nobody_used_have_no_gradient() -> None:
+    cfg = RouterConfig(4, 2, score="sigmoid", norm="joint", n_shared_logits=2, losses=())
+    rng = RNG(0)
+    (routing, _), cache = router.forward(rng.standard_normal((5, 3)), {"weight": rng.standard_normal((6, 3))}, cfg)
+    dg = rng.standard_normal(routing.weight.shape)
+    alone, wanted = router.backward(dg, {}, cache), router.backward(dg, {}, cache, dshared=np.zeros((5, 2)))
+    assert np.array_equal(alone[0], wanted[0]) and np.array_equal(alone[1]["weight"], wanted[1]["weight"])
