@@ -177,4 +177,5 @@ def next_lines(folder: str, origin: Source) -> None:
     held = ", ".join(sorted(n for n in os.listdir(folder) if not n.startswith(".")))
     print(f"\n{folder} holds {held}; {origin.place} is as it was")
     if origin.job is not None:
-        print(f"next: pymoe generate {folder} --prompt 'The '   |   pymoe verify {folder}")
+        print(f"next: pymoe generate {folder} --prompt 'The '")
+        print(f"next: pymoe verify {folder}")

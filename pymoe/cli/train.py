@@ -81,7 +81,8 @@ def _run(args: argparse.Namespace, place: Run, work: Job, state: State, corpus: 
     if not args.no_plots:
         _plots(place, work, state, corpus)
     print(f"\nall in {time.perf_counter() - begin:.0f} s; {place.folder} holds {', '.join(_contents(place.folder))}")
-    print(f"next: pymoe generate {place.folder} --prompt 'The '   |   pymoe verify {place.folder}")
+    print(f"next: pymoe generate {place.folder} --prompt 'The '")
+    print(f"next: pymoe verify {place.folder}")
     return 0
 
 

@@ -68,8 +68,9 @@ def forward(
             else:
                 s, to, scored = _scores(x)
             second = name == "balance_second"
-            f = fractions(s, choice, cfg, mask, given, second=second)
-            first = _first(s, choice, cfg) if second else None
+            ids = _ids(s, choice, cfg)
+            f = fractions(ids, choice, cfg, mask, given, second=second)
+            first = _first(s, ids, cfg) if second else None
             factor = {"switch": None, "fairscale": 1 / cfg.n_ids, "mixtral": float(cfg.k * cfg.n_ids)}
             how: dict[str, Any] = {"normalise": cfg.balance_normalise, "factor": factor[cfg.balance_factor]}
             found[name], loss_cache = balance.forward(_without(s, first), f, mask, **how)
@@ -142,19 +143,17 @@ def backward(dlosses: Mapping[str, Any], caches: Mapping[str, Any], cfg: RouterC
 
 
 def fractions(
-    s: Array, choice: Choice, cfg: RouterConfig, mask: Array | None, given: Given, second: bool = False
+    ids: Array, choice: Choice, cfg: RouterConfig, mask: Array | None, given: Given, second: bool = False
 ) -> Array:
-    """f (B, n_ids) of the balance loss: a constant.
+    """f (B, n_ids) of the balance loss from whom it counts, ids (T, K): a constant.
 
     With a selection bias it counts what the scores alone would choose: the loss balances the scores, and a bias that
     has already balanced the choice must not hide that they are not (arXiv:2412.19437, eq. 18: of all experts, whatever
     groups the choice is limited to).  The same where the loss is of a softmax that does not route.
     """
-    xp = namespace(s)
+    xp = namespace(ids)
     n, b = cfg.n_ids, given.sequences if cfg.balance_over == "sequence" else 1
-    idx, alive = _ids(s, choice, cfg), choice.kept
-    if idx is not choice.idx:
-        alive = None
+    idx, alive = ids, choice.kept if ids is choice.idx else None
     if second or cfg.balance_choices == "first":
         idx = idx[:, 1:2] if second else idx[:, :1]
         alive = None
@@ -184,10 +183,10 @@ def _ids(s: Array, choice: Choice, cfg: RouterConfig) -> Array:
     return choice.idx
 
 
-def _first(s: Array, choice: Choice, cfg: RouterConfig) -> Array:
+def _first(s: Array, ids: Array, cfg: RouterConfig) -> Array:
     """(T, n_ids) bool: the first choice of each token, a decision."""
     one = namespace(s).ones((s.shape[0], 1), dtype=real(s).dtype, device=device(s))
-    return kernels.of(one).expand(one, _ids(s, choice, cfg)[:, :1], cfg.n_ids) > 0
+    return kernels.of(one).expand(one, ids[:, :1], cfg.n_ids) > 0
 
 
 def _without(s: Array, first: Array | None) -> Array:

@@ -6,7 +6,7 @@ import dataclasses
 
 from pymoe.backend.errors import ConfigError
 from pymoe.kernels.activations import ACTIVATIONS
-from pymoe.moe.router_config import finite, one_of
+from pymoe.moe.router_checks import finite, one_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,6 @@ from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.moe import router_checks
 from pymoe.moe.router_checks import finite, one_of
 
-__all__ = ["Capacity", "RouterConfig", "finite", "one_of"]
-
 ORDERS = ("token", "interleaved", "choice", "score", "score_token", "probability", "random")
 PLACES = (
     "plain", "switch", "gshard", "deepspeed", "megatron", "megablocks", "tutel", "vmoe", "maxtext", "nllb", "fraction",

@@ -29,7 +29,7 @@ from pymoe import kernels
 from pymoe.backend import device, namespace, real, to_numpy
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
-from pymoe.moe.router_config import one_of
+from pymoe.moe.router_checks import one_of
 from pymoe.moe.rules import form
 from pymoe.moe.select import assignment
 from pymoe.ops import linear, sigmoid

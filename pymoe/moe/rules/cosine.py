@@ -39,7 +39,7 @@ from pymoe.backend.errors import ConfigError, check_integer
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts, score, weigh
 from pymoe.moe.losses import balance
-from pymoe.moe.router_config import finite, one_of
+from pymoe.moe.router_checks import finite, one_of
 from pymoe.moe.rules import form
 from pymoe.ops import linear
 

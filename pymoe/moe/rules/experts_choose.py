@@ -8,16 +8,16 @@ Forward, z = x W_rᵀ (T, E), T real tokens, C = max(1, min(T, r(factor T / E)))
     n_t = how many experts took t                                            a constant
     g_te = s_te, or s_te / n_t if ``divide``                                 y = Σ_e g_te f_e(x_t)
 
-    loss "tokens":  L = T Σ_t q_t²,  q_t = mean_e s_te       1 where all tokens are wanted alike, T where only one is
+    loss "tokens":  q_t = T mean_e s_te,  L = Σ_t q_t² / T   1 where all tokens are wanted alike, T where only one is
 
-Backward: ds = dg where taken (/ n_t), plus 2 T q_t dL / E, then the softmax along its own axis::
+Backward: ds = dg where taken (/ n_t), plus 2 q_t dL / E, then the softmax along its own axis::
 
     dz = s ⊙ (ds - ⟨s, ds⟩)            the inner product over the experts, or over the tokens
 
 The load is even by construction, so there is no balance loss over experts; over tokens the scores can be balanced, so
-that no token is left out, which is the loss of Mesh TensorFlow (over experts q = 1 / E, so there it is refused).  A
-token may get 0 to E experts.  Not causal, twice so over tokens: the weight of a token depends on all others too.
-Constant: who takes whom, n.  The softmax over tokens leaves padding out.  Trap: dividing by n = 0.
+that no token is left out, which is the loss of Mesh TensorFlow (over experts q is T / E for every token, so there it is
+refused).  A token may get 0 to E experts.  Not causal, twice so over tokens: the weight of a token depends on all
+others too.  Constant: who takes whom, n.  The softmax over tokens leaves padding out.  Trap: dividing by n = 0.
 Sources: arXiv:2202.09368; over tokens with division and loss, Mesh TensorFlow, ``_expert_selection_gating``.
 Cost: T D E and E C rows through an expert.
 
@@ -38,7 +38,7 @@ from pymoe.backend import accumulator, device, namespace, real
 from pymoe.backend.errors import ConfigError
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
-from pymoe.moe.router_config import finite, one_of
+from pymoe.moe.router_checks import finite, one_of
 from pymoe.moe.rules import form
 from pymoe.ops import linear
 

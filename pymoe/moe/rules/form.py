@@ -19,7 +19,7 @@ from pymoe.kernels.activations import ACTIVATIONS
 from pymoe.moe import experts, plan
 from pymoe.moe.form import Form as ExpertForm
 from pymoe.moe.router import Routing
-from pymoe.moe.router_config import one_of
+from pymoe.moe.router_checks import one_of
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -36,7 +36,7 @@ from pymoe.backend import device, namespace
 from pymoe.backend.errors import check_integer
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
-from pymoe.moe.router_config import one_of
+from pymoe.moe.router_checks import one_of
 from pymoe.moe.rules import form
 from pymoe.ops import linear, softmax
 

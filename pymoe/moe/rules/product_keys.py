@@ -41,7 +41,8 @@ from pymoe.backend.namespace import Array
 from pymoe.moe import experts, parameters, plan, shared
 from pymoe.moe.config import MoEConfig
 from pymoe.moe.router import Routing
-from pymoe.moe.router_config import RouterConfig, one_of
+from pymoe.moe.router_checks import one_of
+from pymoe.moe.router_config import RouterConfig
 from pymoe.moe.rules import form, retrieval
 from pymoe.ops import linear
 

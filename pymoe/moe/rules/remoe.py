@@ -32,7 +32,7 @@ from pymoe.backend import accumulator, device, namespace, real
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
 from pymoe.moe.router import Routing
-from pymoe.moe.router_config import finite
+from pymoe.moe.router_checks import finite
 from pymoe.moe.rules import form
 from pymoe.ops import linear
 

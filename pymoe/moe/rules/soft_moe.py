@@ -34,7 +34,7 @@ from pymoe.backend import device, namespace, real
 from pymoe.backend.errors import check_integer
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
-from pymoe.moe.router_config import finite
+from pymoe.moe.router_checks import finite
 from pymoe.moe.rules import form
 
 NAME = "soft_moe"

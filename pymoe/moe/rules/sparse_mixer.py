@@ -43,7 +43,7 @@ from pymoe.backend.errors import check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
 from pymoe.moe.losses import balance
-from pymoe.moe.router_config import finite
+from pymoe.moe.router_checks import finite
 from pymoe.moe.rules import form
 from pymoe.ops import linear, softmax
 

@@ -40,7 +40,7 @@ from pymoe.backend.errors import ConfigError, check_integer, check_shape
 from pymoe.backend.namespace import Array
 from pymoe.moe import experts
 from pymoe.moe.router import Routing
-from pymoe.moe.router_config import finite
+from pymoe.moe.router_checks import finite
 from pymoe.moe.rules import form
 from pymoe.ops import gelu, linear, rms_norm, softmax
 

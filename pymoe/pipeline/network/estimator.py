@@ -21,6 +21,7 @@ sentiment, 0.733 on such rows and 0.696 on new ones.)  ``partial_fit`` does pass
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 import numbers
@@ -54,7 +55,7 @@ class Rows(NamedTuple):
     offset: np.ndarray | None = None  # (N, C)
 
 
-class NetworkEstimator(learn.SparseRows, learn.BaseEstimator):  # type: ignore[misc]
+class NetworkEstimator(learn.SparseRows, learn.BaseEstimator, abc.ABC):  # type: ignore[misc]
     """The part of both estimators that is the same; a subclass has the targets and the loss."""
 
     _outputs: int
@@ -336,11 +337,13 @@ class NetworkEstimator(learn.SparseRows, learn.BaseEstimator):  # type: ignore[m
     def _scaled(self, targets: np.ndarray) -> np.ndarray:
         return targets
 
+    @abc.abstractmethod
     def _row_losses(self, y: np.ndarray, t: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """The loss of each row (N,) at the network's answers y (N, C)."""
 
+    @abc.abstractmethod
     def _loss(self, y: np.ndarray, t: np.ndarray, share: np.ndarray) -> tuple[float, np.ndarray]:
-        raise NotImplementedError
+        """The loss of all rows, each with its share (N,), and its gradient in y."""
 
     def _facts(self) -> dict[str, Any]:
         return {}
